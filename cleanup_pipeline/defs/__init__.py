@@ -1,0 +1,1 @@
+"""Dagster's side: the definitions, each kind where a Dagster engineer looks for it."""

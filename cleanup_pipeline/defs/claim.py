@@ -1,0 +1,55 @@
+"""The claim at the start of a run: of the runs of a day that started, one works."""
+
+from collections.abc import Callable
+from datetime import date
+
+from dagster import DagsterInstance
+
+from cleanup_pipeline.gate import day as clock
+from cleanup_pipeline.gate import tags
+from cleanup_pipeline.gate.dagster_facts import day_runs
+from cleanup_pipeline.gate.runs import DayRun
+
+
+class Superseded(Exception):  # noqa: N818 - not an error: another run does the day's work, or has done it
+    """The day is another run's: this one is to touch nothing."""
+
+    def __init__(self, day: date, winner_run_id: str | None, reason: str) -> None:
+        super().__init__(f"The run of {day} is superseded: {reason}.")
+        self.day = day
+        self.winner_run_id = winner_run_id
+        self.reason = reason
+
+
+def lock_name(day: date) -> str:
+    """Name the lock that the run of the day holds in the cleaned database while it works."""
+    return f"cleanup/day/{day}"
+
+
+def claim_day(instance: DagsterInstance, run_id: str, day: date, try_lock: Callable[[str], bool]) -> None:
+    """Claim the day for the run, or raise `Superseded`. Claiming again is no harm.
+
+    `try_lock` takes the lock of that name at once, to be held until the run has worked, or returns False. The lock is
+    taken first and the tag is written last, so that of two runs that claim at one instant, one finds either the lock or
+    the tag of the other. Dagster's storage is left to raise: without it nobody knows whether the day is done.
+    """
+    if not try_lock(lock_name(day)):
+        winner = _winner(instance, run_id, day)
+        raise Superseded(day, winner.run_id if winner else None, "another run holds the day's lock")
+    if winner := _winner(instance, run_id, day):
+        done = "has done the day's work" if winner.good else "claimed the day and has not ended"
+        raise Superseded(day, winner.run_id, f"run {winner.run_id} {done}")
+    instance.add_run_tags(run_id, {tags.CLAIM: run_id, **_inherited_outcome_reset(instance, run_id)})
+
+
+def _winner(instance: DagsterInstance, run_id: str, day: date) -> DayRun | None:
+    now = clock.utc_now()
+    others = [run for run in day_runs(instance, day) if run.run_id != run_id]
+    return next((run for run in others if run.good or (run.claimed and run.is_on(now))), None)
+
+
+def _inherited_outcome_reset(instance: DagsterInstance, run_id: str) -> dict[str, str]:
+    """For people who read the tags: while a re-execution works it must not show how its parent ended."""
+    run = instance.get_run_by_id(run_id)
+    inherited = run is not None and tags.OUTCOME in run.tags and run.tags.get(tags.OUTCOME_OF) != run_id
+    return {tags.OUTCOME: tags.UNFINISHED} if inherited else {}

@@ -1,0 +1,173 @@
+"""Carrying out one rule within a Dagster step: the sweep works in a thread, the step watches it.
+
+An interrupt (Ctrl-C, SIGTERM, Terminate in the UI) must reach the server, with true counts of what was committed before.
+Raised in the midst of psycopg's own waiting it would leave the statement running, and committing, unseen. So the step's
+thread takes the interrupt, asks the sweep to stop after its window, and ends the step when that has happened.
+"""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import timedelta
+
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    AssetObservation,
+    DagsterRunStatus,
+    Failure,
+    MaterializeResult,
+    MetadataValue,
+    TimestampMetadataValue,
+)
+from dagster._core.errors import DagsterExecutionInterruptedError
+
+from cleanup_pipeline.defs.claim import Superseded
+from cleanup_pipeline.defs.resources import CleanupRun, Observer, PostgresResource
+from cleanup_pipeline.gate import tags
+from cleanup_pipeline.postgres import CleanupError, Session
+from cleanup_pipeline.rules import Rule
+from cleanup_pipeline.sweep.result import Progress, Result, Status
+from cleanup_pipeline.sweep.sweep import Sweep
+
+_LOOK_S = 0.1
+_LOG_EVERY_S = 5.0
+# Dagster can't signal a run that was started from a command line: Terminate only changes its status.
+_LOOK_AT_STATUS_EVERY_S = 2.0
+# A window ends by itself within a second; a judgement is cancelled.
+_WINDOW_ENDS_S = 1.0
+
+
+def carry_out(
+    rule: Rule,
+    age: timedelta | None,
+    context: AssetExecutionContext,
+    postgres: PostgresResource,
+    cleanup_run: CleanupRun,
+    observer: Observer,
+) -> MaterializeResult[None]:
+    """Carry out one rule, and tell Dagster how it ended.
+
+    Raises `Failure` where it failed, was refused or skipped; an interrupt ends the run as canceled.
+    """
+    work = _Work(rule, age, context, postgres, cleanup_run, observer)
+    try:
+        result = work.watched()
+    except Superseded as superseded:
+        context.log.warning(f"{superseded} Nothing was touched.")
+        context.instance.add_run_tags(context.run.run_id, tags.outcome_tags(context.run.run_id, "superseded"))
+        raise _canceled(context) from None
+    cleanup_run.report(result)
+    observer.result(result)
+    metadata = _metadata(result, cleanup_run)
+    if result.status is Status.SUCCESS:
+        context.log.info(
+            f"{rule.name}: {result.affected:,} rows in {result.batches:,} windows. {' '.join(result.notes)}"
+        )
+        return MaterializeResult(metadata=metadata)
+    # An observation, since a materialization would make the asset look fresh.
+    context.log_event(AssetObservation(asset_key=AssetKey(rule.asset), metadata=metadata))
+    if result.status is Status.INTERRUPTED:
+        context.log.warning(f"{rule.name} was interrupted; {result.affected:,} rows were committed before and stay.")
+        raise _canceled(context)
+    raise Failure(
+        description=f"{rule.name} {'was ' if result.status is not Status.FAILED else ''}{result.status.value}: {result.error}",
+        metadata=metadata,
+        allow_retries=False,
+    )
+
+
+def _canceled(context: AssetExecutionContext) -> BaseException:
+    """Make the run end as canceled; without this it would end as failed."""
+    context.instance.report_run_canceling(context.run)
+    return DagsterExecutionInterruptedError()
+
+
+class _Work:
+    """The sweep in its thread, and the eye on it."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        age: timedelta | None,
+        context: AssetExecutionContext,
+        postgres: PostgresResource,
+        cleanup_run: CleanupRun,
+        observer: Observer,
+    ) -> None:
+        self._rule = rule
+        self._age = age
+        self._context = context
+        self._postgres = postgres
+        self._cleanup_run = cleanup_run
+        self._observer = observer
+        self._session: Session | None = None
+        self._latest: Progress | None = None
+
+    def watched(self) -> Result:
+        """Do the work, and stop it when somebody asks for that. Raises `Superseded`."""
+        with ThreadPoolExecutor(1, thread_name_prefix=self._rule.name) as executor:
+            future = executor.submit(self._sweep)
+            while True:
+                try:
+                    self._watch(future)
+                    return future.result()
+                except DagsterExecutionInterruptedError:
+                    self._observer.stop.set()
+
+    def _sweep(self) -> Result:
+        run, instance = self._context.run, self._context.instance
+        try:
+            self._session = self._cleanup_run.begin(self._postgres, run, instance)
+        except CleanupError as error:
+            return Result(self._rule.name, Status.FAILED, error=str(error))
+        self._observer.as_of = self._cleanup_run.began_at()
+        sweep = Sweep(self._rule, self._session, self._cleanup_run.options(self._age), self._observer.stop)
+        for progress in sweep:
+            self._latest = progress
+            self._observer.progress(progress)
+        return sweep.result
+
+    def _watch(self, future: "Future[Result]") -> None:
+        logged = looked = time.monotonic()
+        stopping_since: float | None = None
+        while not wait([future], _LOOK_S).done:
+            now = time.monotonic()
+            if now - logged >= _LOG_EVERY_S and self._latest is not None:
+                self._context.log.info(_in_words(self._latest))
+                logged = now
+            if now - looked >= _LOOK_AT_STATUS_EVERY_S:
+                self._stop_if_terminated()
+                looked = now
+            if self._observer.stop.is_set():
+                stopping_since = stopping_since or now
+                if now - stopping_since >= _WINDOW_ENDS_S and self._session is not None:
+                    self._session.cancel()
+                    stopping_since = now
+
+    def _stop_if_terminated(self) -> None:
+        run = self._context.instance.get_run_by_id(self._context.run.run_id)
+        if run is not None and run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED):
+            self._observer.stop.set()
+
+
+def _in_words(progress: Progress) -> str:
+    left = "" if progress.left_s is None else f", about {progress.left_s:,.0f} s left"
+    return (
+        f"{progress.rule}: {progress.stage}, {progress.share:.0%} of the table, {progress.affected:,} rows, "
+        f"{progress.rows_per_second:,.0f} rows/s{left}"
+    )
+
+
+def _metadata(result: Result, cleanup_run: CleanupRun) -> dict[str, float | str | TimestampMetadataValue]:
+    """Numbers for the plots: 0 and never absent where there was nothing to clean."""
+    as_of = cleanup_run.began_at()
+    return {
+        "rows_affected": result.affected,
+        "rows_remaining": result.remaining or 0,
+        "batches": result.batches,
+        "duration_s": round(result.duration_s or 0.0, 3),
+        "rows_per_second": round(result.rows_per_second or 0.0, 1),
+        "longest_batch_ms": round(result.longest_batch_ms or 0.0, 1),
+        **({"as_of": MetadataValue.timestamp(as_of)} if as_of else {}),
+        **({"access": result.access} if result.access else {}),
+    }

@@ -1,0 +1,206 @@
+"""What the ops are given: the database, and what the sweeps of one run share."""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+
+from dagster import ConfigurableResource, DagsterInstance, DagsterRun, InitResourceContext
+from psycopg import sql
+from pydantic import Field, PrivateAttr
+
+from cleanup_pipeline.defs.claim import Superseded, claim_day
+from cleanup_pipeline.gate import tags
+from cleanup_pipeline.gate.settings import GateConfigurationError, Settings
+from cleanup_pipeline.postgres import (
+    APPLICATION_NAME,
+    DATABASE_URL_VARIABLE,
+    ConfigurationError,
+    Database,
+    Limits,
+    Session,
+)
+from cleanup_pipeline.sweep import lock
+from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED, Pace
+from cleanup_pipeline.sweep.result import Progress, Result, Status, worst
+from cleanup_pipeline.sweep.sweep import Options
+from cleanup_pipeline.sweep.window import Budget
+
+
+class PostgresResource(ConfigurableResource[None]):
+    """The database to clean, by psycopg 3.
+
+    Without a `url` it is that of CLEANUP_DATABASE_URL, looked up when an op connects: the code location loads without it,
+    and the URL stands in no table of Dagster's.
+    """
+
+    url: str | None = Field(default=None, repr=False, description=f"A libpq URL; unset: {DATABASE_URL_VARIABLE}.")
+
+    def database(self) -> Database:
+        """Where to connect to. Raises `ConfigurationError`."""
+        return Database.parse(self.url or os.environ.get(DATABASE_URL_VARIABLE))
+
+    def session(self, application_name: str = APPLICATION_NAME) -> Session:
+        """A session that connects when it is first used, with every setting of ours pinned in each transaction."""
+        return Session(self.database(), application_name)
+
+
+class Observer:
+    """Somebody who watches a run from within its process, and may ask it to stop; by default nobody does."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.results: dict[str, Result] = {}
+        self.as_of: datetime | None = None
+
+    def progress(self, progress: Progress) -> None:
+        """Called after each window."""
+
+    def result(self, result: Result) -> None:
+        """Called at a rule's end, whatever end it was."""
+        self.results[result.rule] = result
+
+
+class CleanupRun(ConfigurableResource["CleanupRun"]):
+    """What the sweeps of one run share: one connection, one `as_of`, one budget, and what came of them."""
+
+    as_of: str | None = Field(
+        default=None,
+        description="The instant that age is measured against, ISO 8601 with a zone, never in the future; unset: now, "
+        "by the database's clock.",
+    )
+    full_speed: bool = Field(
+        default=False, description="For incidents: as fast as the server can; the app will feel it."
+    )
+    window_ms: float = Field(
+        default=DEFAULT.window_s * 1000, gt=0, le=800, description="A window's length aimed at, in ms."
+    )
+    rest: float = Field(default=DEFAULT.rest, ge=0, le=100, description="The rest after a window, in lengths of it.")
+    max_rows: int | None = Field(default=None, ge=1, description="At most so many rows, over all rules in their order.")
+    max_seconds: int | None = Field(default=None, ge=1, description="Stop cleanly after so many seconds.")
+    deep: bool = Field(default=False, description="Look for orphans also where a foreign key rules them out.")
+    allow_share: float | None = Field(
+        default=None, gt=0, le=1, description="Lift the fuse for this run: the share of its table that a rule may take."
+    )
+
+    _session: Session | None = PrivateAttr(default=None)
+    _as_of: datetime | None = PrivateAttr(default=None)
+    _budget: Budget = PrivateAttr(default_factory=Budget)
+    _results: list[Result] = PrivateAttr(default_factory=list)
+    _superseded: bool = PrivateAttr(default=False)
+
+    def setup_for_execution(self, context: InitResourceContext) -> None:
+        """Begin with nothing; the database is connected to by the first op, whose events then tell of it."""
+        self._session, self._as_of, self._results, self._superseded = None, None, [], False
+        deadline = None if self.max_seconds is None else time.monotonic() + self.max_seconds
+        self._budget = Budget(self.max_rows, _earliest(deadline, _night_end(context.run)))
+
+    def begin(self, postgres: PostgresResource, run: DagsterRun, instance: DagsterInstance) -> Session:
+        """Connect, fix `as_of` and claim the day, where that is not done yet; returns the run's one session.
+
+        Raises `ConfigurationError`, `UnreachableError`, and `Superseded` where the day is another run's.
+        """
+        if self._session is None:
+            self._session = postgres.session(f"{APPLICATION_NAME} {run.run_id}")
+        if self._as_of is None:
+            self._as_of = choose_as_of(self._session, self.as_of)
+            self._claim(self._session, run, instance)
+        return self._session
+
+    def options(self, age: timedelta | None) -> Options:
+        """How one rule is to be carried out; `age` replaces the rule's own."""
+        assert self._as_of is not None  # noqa: S101 -- begin() comes first
+        pace = (
+            FULL_SPEED
+            if self.full_speed
+            else Pace(DEFAULT.name, self.window_ms / 1000, DEFAULT.slice_s, self.rest, DEFAULT.snapshot_s)
+        )
+        return Options(self._as_of, pace, age, self.allow_share, self.deep, self._budget)
+
+    def began_at(self) -> datetime | None:
+        """The run's `as_of`, as soon as it is fixed."""
+        return self._as_of
+
+    def report(self, result: Result) -> None:
+        """Keep a rule's result for the end of the run."""
+        self._results.append(result)
+
+    def teardown_after_execution(self, context: InitResourceContext) -> None:
+        """End the run: close the connection, say in one line what was done, and tag the run with its outcome."""
+        if self._session is not None:
+            self._session.close()
+        if self._superseded or context.run is None or context.instance is None:
+            return
+        if context.log is not None:
+            context.log.info(summary(self._results))
+        outcome = worst([result.status for result in self._results])
+        context.instance.add_run_tags(context.run.run_id, tags.outcome_tags(context.run.run_id, outcome.value))
+
+    def _claim(self, session: Session, run: DagsterRun, instance: DagsterInstance) -> None:
+        day = run.tags.get(tags.DAY)
+        if day is None:
+            return
+        try:
+            # Behind a pooler a session's lock would stay on somebody else's connection: there the tag alone decides.
+            claim_day(
+                instance, run.run_id, date.fromisoformat(day), lambda name: session.pooled or lock.hold(session, name)
+            )
+        except Superseded:
+            self._superseded = True
+            raise
+
+
+def summary(results: Sequence[Result]) -> str:
+    """What a run did, in one line, rule by rule."""
+    told = [
+        f"{result.rule}: {result.affected:,} rows"
+        + (f", {result.remaining:,} remain" if result.remaining else "")
+        + (f" ({result.status.value})" if result.status is not Status.SUCCESS else "")
+        for result in results
+    ]
+    return "; ".join(told) or "No rule was carried out."
+
+
+def choose_as_of(session: Session, given: str | None) -> datetime:
+    """The instant that a run measures age against: `given`, or now by the database's clock.
+
+    Raises `ConfigurationError` where `given` has no zone, can't be read, or lies in the future.
+    """
+    with session.transaction(Limits(statement_s=5.0)) as transaction:
+        now: datetime = transaction.one(sql.SQL("select pg_catalog.clock_timestamp()"))[0]
+    if given is None:
+        return now.astimezone(UTC)
+    as_of = parse_as_of(given)
+    if as_of > now:
+        raise ConfigurationError(
+            f"as_of lies in the future ({as_of.isoformat()}); the database's clock says {now.isoformat()}."
+        )
+    return as_of
+
+
+def parse_as_of(given: str) -> datetime:
+    """Read ISO 8601 with a zone (`Z` or an offset). Raises `ConfigurationError`."""
+    try:
+        as_of = datetime.fromisoformat(given)
+    except ValueError:
+        raise ConfigurationError(f"as_of {given!r} is not ISO 8601, such as 2026-11-24T04:00:00Z.") from None
+    if as_of.tzinfo is None:
+        raise ConfigurationError(f"as_of {given!r} has no zone: add Z or an offset, such as 2026-11-24T04:00:00Z.")
+    return as_of.astimezone(UTC)
+
+
+def _night_end(run: DagsterRun | None) -> float | None:
+    """When the run of a day stops, on the monotonic clock."""
+    day = run.tags.get(tags.DAY) if run is not None else None
+    if day is None:
+        return None
+    try:
+        end = Settings.from_environment(os.environ).night_end(date.fromisoformat(day))
+    except GateConfigurationError:
+        return None  # the gate has said so; a run that was started all the same is not to fail by it
+    return None if end is None else time.monotonic() + (end - datetime.now(UTC)).total_seconds()
+
+
+def _earliest(*deadlines: float | None) -> float | None:
+    return min((deadline for deadline in deadlines if deadline is not None), default=None)

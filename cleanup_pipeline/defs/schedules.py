@@ -1,0 +1,19 @@
+"""The schedule that starts the day's run at 04:00 UTC, where message cleanup is done by then."""
+
+from dagster import DefaultScheduleStatus, RunRequest, ScheduleEvaluationContext, SkipReason, schedule
+
+from cleanup_pipeline.defs.tick import JOB, tick
+from cleanup_pipeline.gate.day import NIGHTLY_AT, utc_day
+
+
+@schedule(
+    name="session_cleanup_daily",
+    job_name=JOB,
+    cron_schedule=f"{NIGHTLY_AT.minute} {NIGHTLY_AT.hour} * * *",
+    execution_timezone="UTC",
+    default_status=DefaultScheduleStatus.RUNNING,
+    description="Starts the day's run at 04:00 UTC if message cleanup has succeeded; else the sensor starts it later.",
+)
+def session_cleanup_daily(context: ScheduleEvaluationContext) -> RunRequest | SkipReason:
+    """Start today's run; a daemon that was down evaluates the last tick that it missed, with that tick's time."""
+    return tick(context.instance, "schedule", of_day=utc_day(context.scheduled_execution_time))

@@ -1,0 +1,35 @@
+"""What a tick does, schedule's or sensor's: ask the gate, then start the day's run or say why not."""
+
+import os
+from datetime import date
+from typing import Literal
+
+from dagster import DagsterInstance, RunRequest, SkipReason
+
+from cleanup_pipeline.gate import day, tags
+from cleanup_pipeline.gate.decision import Decision
+from cleanup_pipeline.gate.look import look
+
+JOB = "session_cleanup"
+
+
+def tick(
+    instance: DagsterInstance, trigger: Literal["schedule", "sensor"], of_day: date | None = None
+) -> RunRequest | SkipReason:
+    """Start the run of the wall clock's day, or skip with one sentence.
+
+    A tick that belongs to another day (`of_day`) starts nothing.
+    """
+    now = day.utc_now()
+    today = day.utc_day(now)
+    if of_day not in (None, today):
+        return SkipReason(f"This tick belongs to {of_day} and it is {today}: a missed day is not made up.")
+    decision = look(instance, now, os.environ)
+    return _run_request(decision, trigger) if decision.launch else SkipReason(decision.reason)
+
+
+def _run_request(decision: Decision, trigger: str) -> RunRequest:
+    told = {tags.DAY: str(decision.day), tags.TRIGGER: trigger}
+    if decision.tag:
+        told[tags.GATE] = decision.tag
+    return RunRequest(run_key=decision.run_key, tags=told)

@@ -1,0 +1,1 @@
+"""The gate: when the nightly run may start. Signals and runs in, one decision out."""

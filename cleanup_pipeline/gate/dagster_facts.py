@@ -1,0 +1,293 @@
+"""What a Dagster instance knows: attempts of message cleanup, and the day's own runs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Literal, cast
+
+from dagster import (
+    AssetKey,
+    AssetRecordsFilter,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    EventLogRecord,
+    FloatMetadataValue,
+    IntMetadataValue,
+    MetadataValue,
+    RunRecord,
+    RunsFilter,
+    TextMetadataValue,
+    TimestampMetadataValue,
+)
+
+from cleanup_pipeline.gate import tags
+from cleanup_pipeline.gate.day import clock, utc_day
+from cleanup_pipeline.gate.runs import DayRun, RunStatus
+from cleanup_pipeline.gate.signals import Signal, State, attempt_day, one_line
+
+MESSAGE_CLEANUP = AssetKey(["chat_service", "message_cleanup"])
+"""The external asset that stands for chat-service's message cleanup."""
+
+FINISHED_AT = "finished_at"
+STARTED_AT = "started_at"
+SCHEDULED_FOR = "scheduled_for"
+"""Metadata of a report: when the attempt finished (else: when it was reported), started, and was to start."""
+
+# Dagster's own tags; it exports no names for them.
+SCHEDULED_TIME_TAG = ".dagster/scheduled_execution_time"
+REPOSITORY_TAG = ".dagster/repository"
+WILL_RETRY_TAG = "dagster/will_retry"
+MAX_RUNTIME_TAG = "dagster/max_runtime"
+RETRIED_BY_TAG = "dagster/auto_retry_run_id"
+FAILURE_REASON_TAG = "dagster/failure_reason"
+
+# How far a reporting service's clock may be ahead of ours.
+CLOCK_SKEW = timedelta(minutes=5)
+# From here on a number can't be seconds (it would be the year 5138): it is milliseconds, as JavaScript counts.
+_MILLISECONDS_FROM = 1e11
+# Far more than two days bring, and few enough to be read in a moment.
+_MOST_RECORDS = 500
+
+_UNFINISHED: dict[DagsterRunStatus, Literal["queued", "running"]] = {
+    DagsterRunStatus.QUEUED: "queued",
+    DagsterRunStatus.NOT_STARTED: "queued",
+    DagsterRunStatus.MANAGED: "running",
+    DagsterRunStatus.STARTING: "running",
+    DagsterRunStatus.STARTED: "running",
+    DagsterRunStatus.SUSPENDED: "running",
+    DagsterRunStatus.CANCELING: "running",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCleanupRuns:
+    """Runs of the Dagster job that is message cleanup, of one code location or of any."""
+
+    instance: DagsterInstance
+    job: str
+    location: str | None = None
+
+    source: Literal["dagster_run"] = "dagster_run"
+
+    def signals(self, now: datetime) -> Sequence[Signal]:
+        """Return the attempts among the runs that were created since yesterday."""
+        created = RunsFilter(job_name=self.job, created_after=_yesterday(now))
+        records = self.instance.get_run_records(created, limit=_MOST_RECORDS)
+        ours = (record for record in records if self.location in (None, location_of(record.dagster_run)))
+        return [signal for record in ours if (signal := _signal_of_run(record))]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCleanupReports:
+    """Materializations of the asset `chat_service/message_cleanup`, by a run or reported from outside."""
+
+    instance: DagsterInstance
+
+    source: Literal["materialization"] = "materialization"
+
+    def signals(self, now: datetime) -> Sequence[Signal]:
+        """Return the successes that were reported since yesterday."""
+        since = AssetRecordsFilter(asset_key=MESSAGE_CLEANUP, after_timestamp=_yesterday(now).timestamp())
+        records = self.instance.fetch_materializations(since, limit=_MOST_RECORDS).records
+        runs = self._runs_of(records)
+        return [_signal_of_report(record, runs.get(record.run_id), now) for record in records]
+
+    def _runs_of(self, records: Sequence[EventLogRecord]) -> dict[str, RunRecord]:
+        """Find the runs that materialized the asset themselves; what is reported from outside has none."""
+        run_ids = sorted({record.run_id for record in records if record.run_id})
+        if not run_ids:
+            return {}
+        found = self.instance.get_run_records(RunsFilter(run_ids=run_ids))
+        return {record.dagster_run.run_id: record for record in found}
+
+
+def day_runs(instance: DagsterInstance, day: date) -> list[DayRun]:
+    """Return every run that carries the day, re-executions too, newest first. Raises what Dagster's storage raises."""
+    return [_day_run(instance, record) for record in instance.get_run_records(RunsFilter(tags={tags.DAY: str(day)}))]
+
+
+def latest_runs(instance: DagsterInstance, job: str, limit: int) -> list[DayRun]:
+    """Return the last runs of the job, manual ones included, newest first. Raises what Dagster's storage raises."""
+    return [_day_run(instance, record) for record in instance.get_run_records(RunsFilter(job_name=job), limit=limit)]
+
+
+def location_of(run: DagsterRun) -> str | None:
+    """Return the code location that a run came from; a run without an origin tells it by a tag, if at all."""
+    if run.remote_job_origin:
+        return run.remote_job_origin.repository_origin.code_location_origin.location_name
+    _, _, location = run.tags.get(REPOSITORY_TAG, "").rpartition("@")
+    return location or None
+
+
+def _yesterday(now: datetime) -> datetime:
+    return datetime.combine(utc_day(now) - timedelta(days=1), datetime.min.time(), tzinfo=UTC)
+
+
+def _signal_of_run(record: RunRecord) -> Signal | None:
+    """Return the attempt that a run of message cleanup is, or None where it was given up before it began."""
+    run = record.dagster_run
+    started, ended = _instant(record.start_time), _instant(record.end_time)
+    if run.status is DagsterRunStatus.CANCELED and started is None:
+        return None
+    state, moment = _state_of_run(run, started, ended)
+    scheduled = _time(run.tags.get(SCHEDULED_TIME_TAG))
+    return Signal(
+        source="dagster_run",
+        state=state,
+        at=moment or (None if state == "retrying" else scheduled or record.create_timestamp),
+        day=attempt_day(scheduled, started, record.create_timestamp),
+        # A run that waits is one attempt more than those before it, though it has not started.
+        started=started or record.create_timestamp,
+        detail=_detail_of_run(run, state),
+    )
+
+
+def _state_of_run(run: DagsterRun, started: datetime | None, ended: datetime | None) -> tuple[State, datetime | None]:
+    match run.status:
+        case DagsterRunStatus.SUCCESS:
+            return "succeeded", ended
+        case DagsterRunStatus.FAILURE if run.tags.get(WILL_RETRY_TAG) == "true" and RETRIED_BY_TAG not in run.tags:
+            return "retrying", None  # Dagster does not tell when
+        case DagsterRunStatus.FAILURE | DagsterRunStatus.CANCELED:
+            return "failed", ended
+        case DagsterRunStatus.QUEUED | DagsterRunStatus.NOT_STARTED:
+            return "waiting", None
+        case _:
+            return "running", started
+
+
+def _detail_of_run(run: DagsterRun, state: State) -> str | None:
+    if run.status is DagsterRunStatus.CANCELED:
+        return f"run {run.run_id} was canceled"
+    if state in ("failed", "retrying"):
+        why = run.tags.get(FAILURE_REASON_TAG)
+        return one_line(f"run {run.run_id}, {why}" if why else f"run {run.run_id}")
+    return None
+
+
+def _signal_of_report(record: EventLogRecord, run: RunRecord | None, now: datetime) -> Signal:
+    reported = datetime.fromtimestamp(record.timestamp, UTC)
+    materialization = record.asset_materialization
+    metadata = materialization.metadata if materialization else {}
+    told = metadata.get(FINISHED_AT)
+    finished = reported if told is None else _time_of_metadata(told)
+    if finished is None or finished > now + CLOCK_SKEW:
+        fault = "can't be understood: ISO 8601 with a zone is" if finished is None else "is in the future"
+        when = clock(reported, utc_day(now))
+        said = one_line(f"a report of {when} does not count, its {FINISHED_AT} {fault}")
+        return Signal(source="materialization", state="unknown", detail=said)
+    scheduled, started = _time_of_metadata(metadata.get(SCHEDULED_FOR)), _time_of_metadata(metadata.get(STARTED_AT))
+    if run:
+        scheduled = scheduled or _time(run.dagster_run.tags.get(SCHEDULED_TIME_TAG))
+        started = started or _instant(run.start_time)
+    return Signal(
+        source="materialization",
+        state="succeeded",
+        at=finished,
+        day=attempt_day(scheduled, started, finished),
+        started=started,
+    )
+
+
+def _time_of_metadata(value: MetadataValue[Any] | None) -> datetime | None:
+    """Return the instant that a metadata value names, if any."""
+    if isinstance(value, TextMetadataValue):
+        return _time(value.text)
+    if isinstance(value, FloatMetadataValue | IntMetadataValue | TimestampMetadataValue):
+        return _instant(cast("float | None", value.value))
+    return None
+
+
+def _time(text: str | None) -> datetime | None:
+    """Read an instant in ISO 8601; one without a zone is none."""
+    try:
+        instant = datetime.fromisoformat((text or "").strip())
+        return instant.astimezone(UTC) if instant.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _instant(epoch: float | None) -> datetime | None:
+    """Read an instant in seconds or milliseconds since 1970; a number that is no instant is none."""
+    if epoch is None or not math.isfinite(epoch):
+        return None
+    try:
+        return datetime.fromtimestamp(epoch / 1000 if abs(epoch) >= _MILLISECONDS_FROM else epoch, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _day_run(instance: DagsterInstance, record: RunRecord) -> DayRun:
+    run = record.dagster_run
+    outcome = _own_outcome(run)
+    return DayRun(
+        run_id=run.run_id,
+        day=_day_of_tag(run.tags.get(tags.DAY)),
+        trigger=run.tags.get(tags.TRIGGER),
+        status=_status(run, outcome),
+        created=record.create_timestamp,
+        outcome=outcome,
+        started=_instant(record.start_time),
+        ended=_instant(record.end_time),
+        claimed=run.tags.get(tags.CLAIM) == run.run_id,
+        lost_after=_lost_after(instance, record),
+    )
+
+
+def _own_outcome(run: DagsterRun) -> tags.Outcome | None:
+    """Return what the run said of its end; what its parent said, which it carries too, is not its own."""
+    if run.tags.get(tags.OUTCOME_OF) != run.run_id:
+        return None
+    return next((outcome for outcome in tags.OUTCOMES if outcome == run.tags.get(tags.OUTCOME)), None)
+
+
+def _status(run: DagsterRun, outcome: tags.Outcome | None) -> RunStatus:
+    # A run that says so has done its work, or none, though Dagster may have lost sight of its end.
+    if outcome in ("success", "superseded"):
+        return outcome
+    if run.status in _UNFINISHED:
+        return _UNFINISHED[run.status]
+    if outcome:
+        return outcome
+    if run.status is DagsterRunStatus.SUCCESS:
+        return "success"
+    return "interrupted" if run.status is DagsterRunStatus.CANCELED else "failed"
+
+
+def _day_of_tag(text: str | None) -> date | None:
+    try:
+        return date.fromisoformat(text or "")
+    except ValueError:
+        return None
+
+
+def _lost_after(instance: DagsterInstance, record: RunRecord) -> datetime | None:
+    """Return when run monitoring would have ended the run, had it looked.
+
+    None where there is no limit, as for a run in the queue.
+    """
+    run = record.dagster_run
+    match run.status:
+        case DagsterRunStatus.NOT_STARTED | DagsterRunStatus.STARTING:
+            since, limit = record.create_timestamp, float(instance.run_monitoring_start_timeout_seconds)
+            if run.status is DagsterRunStatus.STARTING:
+                since = record.update_timestamp
+        case DagsterRunStatus.STARTED | DagsterRunStatus.SUSPENDED:
+            since, limit = _instant(record.start_time) or record.create_timestamp, _longest_runtime(instance, run)
+        case DagsterRunStatus.CANCELING:
+            since, limit = record.update_timestamp, float(instance.run_monitoring_cancel_timeout_seconds)
+        case _:
+            return None
+    # Two looks later, so that run monitoring has the first word wherever it works.
+    looks = timedelta(seconds=2 * instance.run_monitoring_poll_interval_seconds)
+    return since + timedelta(seconds=limit) + looks if limit > 0 else None
+
+
+def _longest_runtime(instance: DagsterInstance, run: DagsterRun) -> float:
+    """Return the limit in seconds; 0: none."""
+    try:
+        return float(run.tags[MAX_RUNTIME_TAG])
+    except (KeyError, ValueError):
+        return float(instance.run_monitoring_max_runtime_seconds)

@@ -1,0 +1,31 @@
+"""Looking at the world once: from a Dagster instance and the environment to a decision."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from dagster import DagsterInstance
+
+from cleanup_pipeline.gate.dagster_facts import MessageCleanupReports, MessageCleanupRuns, day_runs
+from cleanup_pipeline.gate.day import utc_day
+from cleanup_pipeline.gate.decision import Decision, decide, undecided
+from cleanup_pipeline.gate.settings import GateConfigurationError, Settings
+from cleanup_pipeline.gate.signals import SignalSource, describe, listen
+
+
+def look(instance: DagsterInstance, now: datetime, environment: Mapping[str, str]) -> Decision:
+    """Decide at `now`, the wall clock. Whatever is wrong becomes a reason to wait: this never raises."""
+    try:
+        settings = Settings.from_environment(environment)
+    except GateConfigurationError as error:
+        return undecided(now, str(error))
+    # Signals first: a run that starts while we look is then among the runs.
+    signals = listen(_sources(instance, settings), now)
+    try:
+        runs = day_runs(instance, utc_day(now))
+    except Exception as error:
+        return undecided(now, f"Dagster's storage can't be read: {describe(error)}.")
+    return decide(now, signals, runs, settings)
+
+
+def _sources(instance: DagsterInstance, settings: Settings) -> list[SignalSource]:
+    return [MessageCleanupRuns(instance, settings.job, settings.location), MessageCleanupReports(instance)]

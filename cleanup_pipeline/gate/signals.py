@@ -1,0 +1,100 @@
+"""Signals: evidence about message cleanup, from several sources that each may be absent, late or wrong."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Literal, Protocol
+
+Source = Literal["bullmq", "dagster_run", "materialization"]
+State = Literal["succeeded", "running", "retrying", "failed", "waiting", "unknown", "unreachable"]
+
+_LONGEST_LINE = 200
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """What one source says about one attempt of message cleanup, or that it knows of none (`unknown`, `unreachable`).
+
+    `at` is when the attempt finished (succeeded, failed), started (running), will be tried (retrying) or is due
+    (waiting). `day` is the UTC day that the attempt belongs to, see `attempt_day`; None where there is no attempt.
+    `started` is when it started or, for one that has not, when it was made. `detail` is one line for a person.
+    """
+
+    source: Source
+    state: State
+    at: datetime | None = None
+    day: date | None = None
+    started: datetime | None = None
+    detail: str | None = None
+
+    @property
+    def began(self) -> datetime:
+        """When it started, or the only instant that is known of it: orders the attempts of one source."""
+        return self.started or self.at or _LONG_AGO
+
+    def is_newer_than(self, other: "Signal") -> bool:
+        """Whether this attempt is a later one than the other, which may be another source's.
+
+        By their starts where both are known and differ. Else by the last that is known of each: two sources may tell of
+        the same attempt, one of them only its end.
+        """
+        if self.started and other.started and self.started != other.started:
+            return self.started > other.started
+        return (self.at or self.began) > (other.at or other.began)
+
+    def to_json(self) -> dict[str, str | None]:
+        """Return the signal as `status --json` prints it."""
+        at = self.at.astimezone(UTC).isoformat(timespec="milliseconds") if self.at else None
+        return {"source": self.source, "state": self.state, "at": at}
+
+
+class SignalSource(Protocol):
+    """Somewhere that knows about message cleanup."""
+
+    @property
+    def source(self) -> Source:
+        """The name of the source."""
+        ...
+
+    def signals(self, now: datetime) -> Sequence[Signal]:
+        """Return the attempts that it knows of today and yesterday, in any order; none: no trace. May raise."""
+        ...
+
+
+def listen(sources: Iterable[SignalSource], now: datetime) -> tuple[Signal, ...]:
+    """Return what all sources say; never raises.
+
+    Every source is heard of: no trace is `unknown`, an error is `unreachable`.
+    """
+    heard: list[Signal] = []
+    for source in sources:
+        try:
+            heard += source.signals(now) or [Signal(source=source.source, state="unknown")]
+        except Exception as error:
+            heard.append(Signal(source=source.source, state="unreachable", detail=describe(error)))
+    return tuple(heard)
+
+
+def attempt_day(scheduled: datetime | None, started: datetime | None, reported: datetime) -> date:
+    """Return the UTC day of the earlier of two times: the one the attempt was scheduled for and the one it started at.
+
+    An attempt that was promoted by hand starts before its time; one that is overdue starts after it. Where neither is
+    known, the day is that of the time it is reported for.
+    """
+    known = [instant for instant in (scheduled, started) if instant is not None]
+    return min(known, default=reported).astimezone(UTC).date()
+
+
+def one_line(text: str) -> str:
+    """Return the text's first line, not too long, without control characters and a URL's credentials."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    visible = "".join(character for character in first if character.isprintable()).strip()
+    return re.sub(r"://[^@\s/]*@", "://…@", visible)[:_LONGEST_LINE]
+
+
+def describe(error: Exception) -> str:
+    """Describe an error in one line: its kind and the first line of what it says."""
+    said = one_line(str(error))
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

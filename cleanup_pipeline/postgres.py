@@ -1,0 +1,470 @@
+"""Connecting to PostgreSQL: pinned settings, bounded waits, and errors in our words.
+
+Databases and roles carry defaults (`alter role … set …`) that would change what a statement means. Every transaction of
+ours therefore pins what its correctness rests on. Nothing here, and nothing that is raised from here, repeats a password
+or a row: what a server says of a failure is told by its code and by the names of its objects alone.
+"""
+
+import math
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+from psycopg.conninfo import conninfo_to_dict
+
+DATABASE_URL_VARIABLE = "CLEANUP_DATABASE_URL"
+APPLICATION_NAME = "cleanup_pipeline"
+
+CONNECT_TIMEOUT_S = 10
+# A client that froze or vanished must not leave its locks behind for the hours that servers allow by default.
+IDLE_IN_TRANSACTION_TIMEOUT_S = 5.0
+_RECONNECT_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0)
+_KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_TCP_USER_TIMEOUT_MS = 20_000
+
+Row = tuple[Any, ...]
+Query = sql.SQL | sql.Composed
+
+
+class CleanupError(Exception):
+    """Something went wrong; the message names the object, the cause and the next step, and holds no data."""
+
+
+class ConfigurationError(CleanupError):
+    """What was configured can't be meant: nothing was connected to."""
+
+
+class UnreachableError(CleanupError):
+    """The database can't be reached or does not let us in."""
+
+
+class LostConnectionError(CleanupError):
+    """The connection broke while a transaction was under way, so none of its changes were committed."""
+
+
+class CommitInDoubtError(LostConnectionError):
+    """The connection broke during the commit; `xid` tells which transaction to ask for (`settled`)."""
+
+    def __init__(self, message: str, xid: int) -> None:
+        super().__init__(message)
+        self.xid = xid
+
+
+@dataclass(frozen=True)
+class Database:
+    """A parsed libpq URL. Its text and `repr` name host, port and database, never the password."""
+
+    parameters: dict[str, Any] = field(repr=False)
+    label: str
+
+    @classmethod
+    def parse(cls, url: str | None, variable: str = DATABASE_URL_VARIABLE) -> "Database":
+        """Parse a libpq URL; `variable` is where it came from, for the message.
+
+        Raises `ConfigurationError` where it is missing or malformed. The message never quotes it: an unescaped character
+        in a password may have moved part of that password anywhere.
+        """
+        if not url:
+            raise ConfigurationError(
+                f"{variable} is not set: give it the database's URL (postgresql://user@host/database)."
+            )
+        malformed = ConfigurationError(
+            f"{variable} is not a libpq URL (postgresql://user:password@host:port/database): "
+            "check it, and percent-encode special characters in the password."
+        )
+        try:
+            parameters = dict(conninfo_to_dict(url))
+        except psycopg.Error:
+            raise malformed from None
+        host, port = str(parameters.get("host") or ""), str(parameters.get("port") or "")
+        name = str(parameters.get("dbname") or "")
+        if not re.fullmatch(r"[\d,]*", port) or "@" in host[1:] or "@" in name or "://" in name:
+            raise malformed
+        host = str(parameters.get("hostaddr") or "") if not host else host
+        label = f"{host or 'localhost'}:{port or 5432}/{name or parameters.get('user') or ''}"
+        return cls(parameters, label)
+
+    def __str__(self) -> str:
+        return self.label
+
+    def open(self, application_name: str = APPLICATION_NAME) -> "psycopg.Connection[Row]":
+        """Open an autocommit connection, within `CONNECT_TIMEOUT_S` a host.
+
+        Raises `UnreachableError`.
+        """
+        try:
+            timeout = int(self.parameters.get("connect_timeout") or CONNECT_TIMEOUT_S)
+        except ValueError:
+            timeout = CONNECT_TIMEOUT_S
+        parameters = {
+            **_KEEPALIVES,
+            "tcp_user_timeout": _TCP_USER_TIMEOUT_MS,
+            **self.parameters,
+            "connect_timeout": timeout if 0 < timeout <= CONNECT_TIMEOUT_S else CONNECT_TIMEOUT_S,
+            "application_name": application_name,
+            "client_encoding": "utf8",
+        }
+        try:
+            connection = psycopg.connect(**parameters, autocommit=True)
+        except (psycopg.Error, UnicodeError, ValueError) as error:
+            raise UnreachableError(self._why_unreachable(str(error))) from None
+        # A pooler may hand the next transaction to a server that does not know our prepared statements.
+        connection.prepare_threshold = None
+        return connection
+
+    def _why_unreachable(self, said: str) -> str:
+        for pattern, reason in _CONNECTION_FAILURES:
+            if re.search(pattern, said, re.IGNORECASE):
+                return f"The database {self.label} {reason}"
+        return f"The database {self.label} can't be reached: check the URL and that the server runs."
+
+
+_CONNECTION_FAILURES = (
+    (
+        r"password authentication failed|no password supplied|SCRAM|authentication failed",
+        "refused the login: the user or password is wrong; check the URL.",
+    ),
+    (
+        r"no pg_hba\.conf entry|pg_hba\.conf rejects",
+        "refused the login: pg_hba.conf does not admit this user from this host; ask its administrator.",
+    ),
+    (r"role .* does not exist", "refused the login: the role does not exist; check the user in the URL."),
+    (
+        r"role .* is not permitted to log in",
+        "refused the login: the role may not log in; check the user in the URL.",
+    ),
+    (r"database .* does not exist", "does not exist on that server; check the name in the URL."),
+    (r"permission denied for database", "refused the login: the role has no CONNECT privilege on the database."),
+    (
+        r"too many connections for (role|database)",
+        "refused the login: the connection limit of the role or database is used up; raise it or end a connection.",
+    ),
+    (
+        r"too many clients|remaining connection slots",
+        "refused the login: all of the server's connections (max_connections) are used up; end some and try again.",
+    ),
+    (
+        r"starting up|shutting down|in recovery mode|not yet accepting",
+        "is starting up or shutting down; try again in a moment.",
+    ),
+    (
+        r"certificate|SSL|TLS",
+        "can't be reached: TLS was refused or its certificate is not trusted; check sslmode and sslrootcert in the URL.",
+    ),
+    (
+        r"translate host name|resolve|Name or service not known|getaddrinfo|No address associated",
+        "can't be reached: its host name is unknown; check the URL.",
+    ),
+    (
+        r"timeout expired|timed out",
+        f"can't be reached: no answer within {CONNECT_TIMEOUT_S} seconds; check host, port and firewall.",
+    ),
+    (
+        r"refused|No such file or directory|unreachable|No route",
+        "can't be reached: nothing listens there; check host and port and that the server runs.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long one statement may take and wait for a lock, in seconds."""
+
+    statement_s: float
+    lock_s: float = 0.1
+
+
+class Session:
+    """One connection to the database to clean, at most, for as long as a run takes.
+
+    It may come back as another connection after a loss (`reconnect`): what lived in it, temporary tables and session
+    locks, is then gone. `generation` counts the connections that there were.
+    """
+
+    def __init__(self, database: Database, application_name: str = APPLICATION_NAME) -> None:
+        self.database = database
+        self.application_name = application_name
+        self.generation = 0
+        self.held_locks: set[str] = set()
+        self.pooled = False
+        self.server_version = 0
+        self.deadlock_timeout_s = 1.0
+        self._search_path = ""
+        self._pins = sql.Composed([])
+        self._connection: psycopg.Connection[Row] | None = None
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def connection(self) -> "psycopg.Connection[Row]":
+        """The open connection; opened where there is none yet. Raises `UnreachableError`."""
+        if self._connection is None:
+            self._open()
+        assert self._connection is not None  # noqa: S101 -- for the type checker: _open has set it or raised
+        return self._connection
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection is open and not known to be broken."""
+        return self._connection is not None and not self._connection.closed
+
+    def _open(self) -> None:
+        connection = self.database.open(self.application_name)
+        try:
+            found = connection.execute(
+                """
+                select current_setting('server_version_num')::int,
+                       pg_backend_pid(),
+                       current_setting('search_path'),
+                       extract(epoch from current_setting('deadlock_timeout')::interval)::float8
+                """
+            ).fetchone()
+        except psycopg.Error as error:
+            connection.close()
+            raise UnreachableError(
+                f"The database {self.database} broke the connection off: {explain(error)}."
+            ) from None
+        assert found is not None  # noqa: S101 -- a select without FROM has one row
+        self.server_version, backend_pid, self._search_path, self.deadlock_timeout_s = found
+        # A pooler gives its clients a process id of its own making.
+        self.pooled = backend_pid != connection.info.backend_pid
+        self._pins = _pins(self.server_version, self._search_path)
+        self._connection = connection
+        self.generation += 1
+
+    def reconnect(self, stop: threading.Event) -> bool:
+        """Drop the connection and open a new one, with growing pauses, for about a minute.
+
+        Returns whether it was done; false where `stop` was set or the database stayed away.
+        """
+        self.close()
+        for pause in _RECONNECT_PAUSES_S:
+            if stop.wait(pause):
+                return False
+            try:
+                self._open()
+            except UnreachableError:
+                continue
+            return True
+        return False
+
+    def close(self) -> None:
+        """Close the connection, if there is one; whatever it was doing is rolled back by the server."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def cancel(self) -> None:
+        """Ask the server to cancel the statement under way; may be called from another thread."""
+        connection = self._connection
+        if connection is not None and not connection.closed:
+            try:
+                connection.cancel_safe(timeout=5.0)
+            except psycopg.Error:
+                return  # the statement's own timeout ends it
+
+    @contextmanager
+    def transaction(self, limits: Limits, *, writes: bool = False) -> Iterator["Transaction"]:
+        """Run a transaction with every setting pinned; it commits at the end of the block, or rolls back.
+
+        Raises `LostConnectionError` where the connection broke before the commit, `CommitInDoubtError` where it broke
+        during it, and the server's own error otherwise.
+        """
+        connection = self.connection
+        try:
+            connection.execute(self._begin(limits, writes=writes))
+            transaction = Transaction(connection)
+            yield transaction
+            xid = transaction.xid() if writes else None
+        except psycopg.Error as error:
+            if connection.closed or isinstance(error, _SERVER_WENT_AWAY):
+                self.close()
+                raise LostConnectionError(f"The connection to {self.database} was lost: {explain(error)}.") from None
+            self._roll_back(connection)
+            raise
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        self._commit(connection, xid)
+
+    def _begin(self, limits: Limits, *, writes: bool) -> sql.Composed:
+        return sql.SQL(
+            "begin isolation level read committed {mode}; {pins};"
+            " select pg_catalog.set_config('statement_timeout', {statement}, true),"
+            " pg_catalog.set_config('lock_timeout', {lock}, true)"
+        ).format(
+            mode=sql.SQL("" if writes else "read only"),
+            pins=self._pins,
+            statement=sql.Literal(f"{_milliseconds(limits.statement_s)}ms"),
+            lock=sql.Literal(f"{_milliseconds(limits.lock_s)}ms"),
+        )
+
+    def _commit(self, connection: "psycopg.Connection[Row]", xid: int | None) -> None:
+        try:
+            connection.execute("commit")
+        except psycopg.Error as error:
+            if not (connection.closed or isinstance(error, _SERVER_WENT_AWAY)):
+                self._roll_back(connection)
+                raise  # a deferred constraint, say: the server has rolled back
+            self.close()
+            message = f"The connection to {self.database} was lost during a commit: {explain(error)}."
+            raise (CommitInDoubtError(message, xid) if xid is not None else LostConnectionError(message)) from None
+
+    @staticmethod
+    def _roll_back(connection: "psycopg.Connection[Row]") -> None:
+        try:
+            connection.execute("rollback")
+        except psycopg.Error:
+            connection.close()
+
+    def settled(self, xid: int) -> bool | None:
+        """Whether transaction `xid` was committed; None where the server does not know (any more).
+
+        Raises `LostConnectionError`.
+        """
+        try:
+            with self.transaction(Limits(statement_s=5.0)) as transaction:
+                (status,) = transaction.one(
+                    sql.SQL("select pg_catalog.pg_xact_status({}::xid8)").format(sql.Literal(str(xid)))
+                )
+        except psycopg.Error:
+            return None  # "transaction ID is in the future": another server than the one that was asked to commit
+        return {"committed": True, "aborted": False}.get(str(status))
+
+
+class Transaction:
+    """What may be done within one transaction."""
+
+    def __init__(self, connection: "psycopg.Connection[Row]") -> None:
+        self._connection = connection
+        self._changed = False
+
+    def rows(self, query: Query) -> list[Row]:
+        """Run a query and fetch all of its rows.
+
+        Values stand in queries as literals, composed by `psycopg.sql`: a `%` in a table's name would otherwise be taken
+        for a placeholder.
+        """
+        return self._connection.execute(query).fetchall()
+
+    def one(self, query: Query) -> Row:
+        """Run a query that returns exactly one row, and fetch it."""
+        (row,) = self.rows(query)
+        return row
+
+    def run(self, statement: Query) -> int:
+        """Run a statement that leaves the app's tables as they are; returns how many rows it was about."""
+        return int(self._connection.execute(statement).rowcount)
+
+    def change(self, statement: Query) -> int:
+        """Run a statement that changes rows; returns how many it changed, to be believed after the commit only."""
+        changed = self.run(statement)
+        self._changed = self._changed or changed > 0
+        return changed
+
+    def xid(self) -> int | None:
+        """The transaction's id, if it has changed anything."""
+        if not self._changed:
+            return None
+        (xid,) = self.one(sql.SQL("select pg_catalog.pg_current_xact_id_if_assigned()::text"))
+        return None if xid is None else int(xid)
+
+
+# Raised by a server that ends our connection, also where psycopg has not noticed yet that it is gone.
+_SERVER_WENT_AWAY = (
+    errors.AdminShutdown,
+    errors.CrashShutdown,
+    errors.CannotConnectNow,
+    errors.IdleInTransactionSessionTimeout,
+)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, math.floor(seconds * 1000))
+
+
+def _pins(server_version: int, search_path: str) -> sql.Composed:
+    """Every setting on which correctness rests, for the length of one transaction.
+
+    Triggers run in our session, and may rely on the role's own search path: it is kept, behind `pg_catalog`, which our
+    own statements name everything else against. `row_security = off` makes the server raise where a policy would hide rows.
+    """
+    settings = {
+        "search_path": ", ".join(part for part in ("pg_catalog", search_path, "pg_temp") if part),
+        "TimeZone": "UTC",
+        "DateStyle": "ISO, YMD",
+        "IntervalStyle": "postgres",
+        "client_encoding": "UTF8",
+        "client_min_messages": "error",
+        "row_security": "off",
+        "max_parallel_workers_per_gather": "0",
+        "jit": "off",
+        "idle_in_transaction_session_timeout": f"{_milliseconds(IDLE_IN_TRANSACTION_TIMEOUT_S)}ms",
+    }
+    if server_version >= 170000:
+        settings["transaction_timeout"] = "0"
+    return sql.SQL("select {}").format(
+        sql.SQL(", ").join(
+            sql.SQL("pg_catalog.set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
+            for name, value in settings.items()
+        )
+    )
+
+
+_CONDITIONS = {
+    "23503": "rows of another table refer to it",
+    "23514": "a check constraint forbids it",
+    "23502": "a not-null constraint forbids it",
+    "23505": "a unique constraint forbids it",
+    "23P01": "an exclusion constraint forbids it",
+    "25006": "the transaction is read-only",
+    "40001": "a serialization failure",
+    "40P01": "a deadlock",
+    "42501": "a privilege is missing",
+    "42P01": "a table does not exist",
+    "42703": "a column does not exist",
+    "42883": "a function or operator does not exist",
+    "53100": "the server's disk is full",
+    "53200": "the server is out of memory",
+    "53300": "all connections are used up",
+    "55P03": "a lock was not free (lock_timeout)",
+    "57014": "it was cancelled (statement_timeout)",
+    "57P01": "the server ended the connection",
+    "57P02": "the server crashed",
+    "57P03": "the server is starting up or shutting down",
+    "25P03": "the transaction was idle for too long",
+    "P0001": "a trigger raised an exception",
+}
+
+
+def explain(error: psycopg.Error) -> str:
+    """What the server said, without a word that may hold data: condition, code, and the names of its objects.
+
+    A primary message may quote a value (`invalid input syntax for type uuid: "…"`), DETAIL and CONTEXT a whole row.
+    """
+    state = error.sqlstate
+    if state is None:
+        return (
+            "the server closed the connection" if isinstance(error, psycopg.OperationalError) else type(error).__name__
+        )
+    named = _CONDITIONS.get(state) or re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
+    diag = error.diag
+    objects = [
+        f"{kind} {name}"
+        for kind, name in (
+            ("table", f"{diag.schema_name}.{diag.table_name}" if diag.table_name else None),
+            ("column", diag.column_name),
+            ("constraint", diag.constraint_name),
+        )
+        if name
+    ]
+    return f"{named} ({', '.join([f'SQLSTATE {state}', *objects])})"

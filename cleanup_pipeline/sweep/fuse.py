@@ -1,0 +1,34 @@
+"""A limit on how much of a table a rule may take; it blows before anything is written."""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from cleanup_pipeline.sweep.preflight import RefusedError
+
+# Below this a share says little: the orphans of one removed user may be half of a small table.
+SMALL_TABLE_ROWS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Fuse:
+    """At most `max_share` of a table's rows; None: no limit."""
+
+    max_share: float | None
+
+    def rows_needed(self, candidates: int) -> int:
+        """How many rows the table must have for `candidates` to pass; counting further is of no use."""
+        if self.max_share is None or candidates == 0:
+            return 0
+        # By way of the decimal text: 3 / 0.1 is a little more than 30.
+        return max(SMALL_TABLE_ROWS, math.ceil(candidates / Fraction(str(self.max_share))))
+
+    def check(self, candidates: int, rows: int, table: object) -> None:
+        """Raise `RefusedError` where `candidates` of a table of `rows` rows are too many."""
+        if self.max_share is None or rows < SMALL_TABLE_ROWS or rows >= self.rows_needed(candidates):
+            return
+        raise RefusedError(
+            f"The fuse blew: {candidates:,} of the {rows:,} rows of {table} are orphans ({candidates / rows:.1%}), "
+            f"and the rule may take {self.max_share:.0%}. Check that the parent table is complete; if it is, "
+            f"lift the fuse for one run with --allow-share and a --reason."
+        )

@@ -1,0 +1,150 @@
+"""What a sweep would do, measured without doing it."""
+
+import threading
+from dataclasses import dataclass, field
+from functools import partial
+
+import psycopg
+
+from cleanup_pipeline.postgres import CleanupError, Session, explain
+from cleanup_pipeline.rules import Rule
+from cleanup_pipeline.sweep import access, judgement, preflight
+from cleanup_pipeline.sweep.fuse import Fuse
+from cleanup_pipeline.sweep.preflight import RefusedError, Target
+from cleanup_pipeline.sweep.reader import InterruptedSweepError, Reader
+from cleanup_pipeline.sweep.result import Status
+from cleanup_pipeline.sweep.statements import Statements
+from cleanup_pipeline.sweep.sweep import Options, statements_for
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a sweep of `rule` would do now.
+
+    `candidates` is how many rows are due, `oldest` the time of the oldest of them as PostgreSQL writes it, `undated` how
+    many rows have no age and so will never be due. None: not known.
+    """
+
+    rule: str
+    status: Status = Status.SUCCESS
+    candidates: int | None = None
+    oldest: str | None = None
+    undated: int | None = None
+    access: str | None = None
+    error: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, object]:
+        """The rule's part of the JSON of `plan`."""
+        return {
+            "status": self.status.value,
+            "candidates": self.candidates,
+            "oldest": self.oldest,
+            "undated": self.undated,
+            "access": self.access,
+            "error": self.error,
+        }
+
+
+def plan(rule: Rule, session: Session, options: Options, stop: threading.Event | None = None) -> Plan:
+    """Measure what a sweep would do. Writes nothing; no expected failure is raised, the plan tells it."""
+    planned = Plan(rule.name)
+    reader = Reader(session, options.pace, stop or threading.Event())
+    try:
+        report = preflight.require(session, rule)
+        planned.notes = [str(finding) for finding in report.findings]
+        assert report.target is not None  # noqa: S101 -- preflight refuses without one
+        _measure(planned, report.target, reader, options)
+    except RefusedError as refused:
+        planned.status, planned.error = Status.REFUSED, str(refused)
+    except InterruptedSweepError as interrupted:
+        planned.status, planned.error = Status.INTERRUPTED, str(interrupted)
+    except CleanupError as error:
+        planned.status, planned.error = Status.FAILED, str(error)
+    except psycopg.Error as error:
+        planned.status, planned.error = (
+            Status.FAILED,
+            f"{rule.name} can't be planned on {rule.table}: {explain(error)}.",
+        )
+    return planned
+
+
+def _measure(planned: Plan, target: Target, reader: Reader, options: Options) -> None:
+    statements = statements_for(target, options)
+    if target.guard and not options.deep:
+        planned.access = f"guarded by {target.guard}"
+        planned.candidates, planned.undated = 0, 0
+        return
+    planned.candidates = 0
+    if target.rule.orphan_of:
+        _measure_orphans(planned, target, statements, reader)
+        _check_fuse(planned, target, statements, reader, options)
+    else:
+        _measure_due(planned, target, statements, reader)
+    planned.undated = _count_undated(target, statements, reader) if target.age_may_be_null else 0
+
+
+def _measure_due(planned: Plan, target: Target, statements: Statements, reader: Reader) -> None:
+    for leaf in target.leaves:
+        way = access.choose(reader, statements, leaf)
+        planned.access = way.why
+        if way.due is not None:
+            _add(planned, way.due, way.oldest)
+            continue
+        for _, (due, oldest) in reader.slices(
+            statements, leaf, lambda transaction, leaf, blocks: transaction.one(statements.count_due(leaf, blocks))
+        ):
+            _add(planned, due, oldest)
+
+
+def _measure_orphans(planned: Plan, target: Target, statements: Statements, reader: Reader) -> None:
+    planned.access = "judged against the parent's key, then by address"
+    for leaf in target.leaves:
+        for _, (orphans, oldest) in reader.slices(
+            statements, leaf, partial(judgement.count, statements), at_once=not target.parent_is_indexed
+        ):
+            _add(planned, orphans, oldest)
+
+
+def _check_fuse(planned: Plan, target: Target, statements: Statements, reader: Reader, options: Options) -> None:
+    fuse = Fuse(target.rule.max_share if options.max_share is None else options.max_share)
+    candidates = planned.candidates or 0
+    fuse.check(candidates, count_rows(target, statements, reader, fuse.rows_needed(candidates)), target.rule.table)
+
+
+def count_rows(target: Target, statements: Statements, reader: Reader, enough: int) -> int:
+    """How many rows the rule's table has, counted until there are `enough`."""
+    rows = 0
+    for leaf in target.leaves:
+        for _, (found,) in reader.slices(
+            statements, leaf, lambda transaction, leaf, blocks: transaction.one(statements.count_rows(leaf, blocks))
+        ):
+            if rows >= enough:
+                break
+            rows += found
+    return rows
+
+
+def _count_undated(target: Target, statements: Statements, reader: Reader) -> int:
+    return sum(
+        undated
+        for leaf in target.leaves
+        for _, (undated,) in reader.slices(
+            statements, leaf, lambda transaction, leaf, blocks: transaction.one(statements.count_undated(leaf, blocks))
+        )
+    )
+
+
+def _add(planned: Plan, due: int, oldest: str | None) -> None:
+    planned.candidates = (planned.candidates or 0) + due
+    if oldest is not None and (planned.oldest is None or _sort_key(oldest) < _sort_key(planned.oldest)):
+        planned.oldest = oldest
+
+
+def _sort_key(moment: str) -> tuple[int, str]:
+    """An order for times as PostgreSQL writes them: -infinity, then BC (the later the year, the earlier), then the rest."""
+    if moment == "-infinity":
+        return (0, "")
+    if moment.endswith("BC"):
+        return (1, "".join(chr(0x10FFFF - ord(c)) for c in moment.split("-")[0].zfill(8)))
+    return (2, moment.split("-")[0].zfill(8) + moment)

@@ -1,0 +1,178 @@
+"""Reading in short snapshots, over lost connections.
+
+A snapshot that is held for long stops vacuum everywhere, and a long read is felt by the app: so a large read goes in
+slices of heap blocks, each in a transaction of its own, with a rest behind it.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from psycopg import errors
+
+from cleanup_pipeline.postgres import (
+    CleanupError,
+    CommitInDoubtError,
+    Limits,
+    LostConnectionError,
+    Session,
+    Transaction,
+)
+from cleanup_pipeline.sweep.pace import Pace, Stride
+from cleanup_pipeline.sweep.preflight import Leaf
+from cleanup_pipeline.sweep.statements import Blocks, Statements
+
+# Reconnecting so often within one sweep, something else is wrong.
+MOST_RECONNECTS = 10
+_LONGEST_REST_S = 1.0
+_SHORT = Limits(statement_s=10.0)
+_PAGES_AT_FIRST = 16
+# What reading a page costs at the least; an empty stretch must not lead into a slice that is far too long.
+_LEAST_PAGE_S = 10e-6
+
+T = TypeVar("T")
+
+
+class InterruptedSweepError(CleanupError):
+    """The sweep was asked to stop; what was committed stays."""
+
+
+class FailedError(CleanupError):
+    """The sweep can't go on, or could not do everything."""
+
+
+class CandidatesLostError(Exception):
+    """What was judged is gone with the connection that it lived in."""
+
+
+class Reader:
+    """Reads at a pace, and brings the session back after a loss.
+
+    `relock` is called after each reconnect, to take again what the old connection held.
+    """
+
+    def __init__(
+        self, session: Session, pace: Pace, stop: threading.Event, relock: Callable[[], None] = lambda: None
+    ) -> None:
+        self._session = session
+        self._pace = pace
+        self._stop = stop
+        self._relock = relock
+        self._reconnects = 0
+
+    def once(
+        self, work: Callable[[Transaction], T], limits: Limits = _SHORT, *, judged: bool = False, writes: bool = False
+    ) -> T:
+        """Do `work` in a transaction that leaves the app's tables as they are, again after a lost connection.
+
+        With `judged` it needs what was judged in this connection: then `CandidatesLostError` is raised instead. With
+        `writes` it makes or fills a temporary table.
+        """
+        while True:
+            try:
+                with self._session.transaction(limits, writes=writes) as transaction:
+                    return work(transaction)
+            except LostConnectionError as lost:
+                self.reconnect(lost)
+                if judged:
+                    raise CandidatesLostError from None
+
+    def pages(self, statements: Statements, leaf: Leaf) -> int:
+        """How many blocks `leaf` has now."""
+        (pages,) = self.once(lambda transaction: transaction.one(statements.pages(leaf)))
+        return int(pages)
+
+    def slices(
+        self,
+        statements: Statements,
+        leaf: Leaf,
+        work: Callable[[Transaction, Leaf, Blocks], T],
+        *,
+        judged: bool = False,
+        at_once: bool = False,
+    ) -> Iterator[tuple[float, T]]:
+        """Do `work` for one slice of `leaf` after the other, resting in between; yields the share done, and the outcome.
+
+        `at_once` begins with the whole table: where a slice costs as much as all of them.
+        """
+        pages = self.pages(statements, leaf)
+        pace = self._pace
+        at_once = at_once or pace.slice_s >= pace.snapshot_s
+        target_s = pace.snapshot_s if at_once else pace.slice_s
+        stride = Stride(target_s, first=max(pages, 1) if at_once else _PAGES_AT_FIRST, floor_s=_LEAST_PAGE_S)
+        first = 0
+        while first < pages:
+            self.check_stop()
+            blocks = Blocks(first, min(first + stride.size, pages))
+            began = time.monotonic()
+            outcome = self._slice(leaf, blocks, work, judged=judged)
+            if outcome is None:
+                stride.halve()
+                continue
+            seconds = time.monotonic() - began
+            stride.took(blocks.end - blocks.first, seconds)
+            first = blocks.end
+            yield first / pages, outcome[0]
+            self.rest(seconds)
+
+    def _slice(
+        self, leaf: Leaf, blocks: Blocks, work: Callable[[Transaction, Leaf, Blocks], T], *, judged: bool
+    ) -> tuple[T] | None:
+        """What `work` found; None where it takes longer than a snapshot may be held."""
+        try:
+            return (
+                self.once(
+                    lambda transaction: work(transaction, leaf, blocks),
+                    Limits(statement_s=self._pace.snapshot_s),
+                    judged=judged,
+                ),
+            )
+        except errors.QueryCanceled:
+            self.check_stop()
+            if blocks.end - blocks.first > 1:
+                return None
+            raise FailedError(
+                f"Reading one page of {leaf.table} took longer than {self._pace.snapshot_s:.0f} s (statement_timeout)."
+            ) from None
+
+    def rest(self, working_s: float, waiting_s: float = 0.0) -> None:
+        """Rest after a transaction that worked, and waited for the disk, so long. Raises `InterruptedSweepError`."""
+        if self._pace.rest:
+            self._stop.wait(min(self._pace.rest * working_s + waiting_s, _LONGEST_REST_S))
+        self.check_stop()
+
+    def check_stop(self) -> None:
+        """Raise `InterruptedSweepError` where the sweep was asked to stop."""
+        if self._stop.is_set():
+            raise InterruptedSweepError("It was interrupted; what was committed stays.")
+
+    def reconnect(self, lost: LostConnectionError) -> None:
+        """Come back after a lost connection.
+
+        Raises `FailedError` where that does not succeed within its limits, `InterruptedSweepError` on a stop.
+        """
+        while True:
+            self.check_stop()
+            self._reconnects += 1
+            if self._reconnects > MOST_RECONNECTS:
+                raise FailedError(f"{lost} That was the {self._reconnects}th time in this sweep; gave up.") from None
+            if not self._session.reconnect(self._stop):
+                self.check_stop()
+                raise FailedError(f"{lost} It did not come back within a minute.") from None
+            try:
+                self._relock()
+            except LostConnectionError as again:
+                lost = again
+            else:
+                return
+
+    def was_committed(self, lost: CommitInDoubtError) -> bool:
+        """Whether the transaction that was lost during its commit was committed. Raises `FailedError` if unknown."""
+        try:
+            committed = self._session.settled(lost.xid)
+        except LostConnectionError:
+            committed = None
+        if committed is None:
+            raise FailedError(f"{lost} Whether that window was committed can't be told; it is not counted.") from None
+        return committed

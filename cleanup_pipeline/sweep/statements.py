@@ -1,0 +1,300 @@
+"""The SQL of a sweep.
+
+Two laws shape it. A condition on the row itself stands in the statement that writes, so that `READ COMMITTED` checks it
+again on the newest version of a row that the app has just changed. A condition on another table never does: there the
+re-check would see the other table by the old snapshot. An orphan is judged first, which gives *pairs* of its address
+(`ctid`) and the reference's value; the writing statement takes a row where both still match. A `ctid` alone is no identity:
+a rewritten table gives it to another row.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from psycopg import sql
+
+from cleanup_pipeline.rules import Close, Table
+from cleanup_pipeline.sweep.preflight import Leaf, Target
+
+# What was judged lives in a temporary table. Its rows are read back in the order in which they were written, by their
+# own addresses: the first lies behind NO_CANDIDATE.
+_CANDIDATES = sql.SQL("pg_temp.cleanup_candidates")
+NO_CANDIDATE = "(0,0)"
+DROP_CANDIDATES = sql.SQL("drop table if exists pg_temp.cleanup_candidates")
+# Without it windows are planned for a table of unknown size.
+ANALYZE_CANDIDATES = sql.SQL("analyze pg_temp.cleanup_candidates")
+# The address of the last judged row, and how many there are.
+LAST_CANDIDATE = sql.SQL("select coalesce(max(ctid)::text, '(0,0)'), count(*) from pg_temp.cleanup_candidates")
+
+
+def identifier(table: Table) -> sql.Identifier:
+    """The table's qualified and quoted name."""
+    return sql.Identifier(table.schema, table.name)
+
+
+# --- Which rows a statement is about ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The rows in the heap blocks `first` to `end` - 1. Read by a scan of that range, each page once, with no index."""
+
+    first: int
+    end: int
+
+    def halves(self) -> "list[Blocks]":
+        """Two smaller parts; none where there is but one block."""
+        middle = (self.first + self.end) // 2
+        return [] if self.end - self.first < 2 else [Blocks(self.first, middle), Blocks(middle, self.end)]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The judged rows that lie behind `after` up to and with `last` in the temporary table: `rows` of them."""
+
+    after: str
+    last: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows by their addresses; with `references` (as text) each must still hold that value as well."""
+
+    tids: tuple[str, ...]
+    references: tuple[str, ...] | None = None
+
+    def halves(self) -> "list[Rows]":
+        """Two smaller parts; none where there is but one row."""
+        middle = len(self.tids) // 2
+        if not middle:
+            return []
+        refs = self.references
+        return [
+            Rows(self.tids[:middle], None if refs is None else refs[:middle]),
+            Rows(self.tids[middle:], None if refs is None else refs[middle:]),
+        ]
+
+
+Scope = Blocks | Candidates | Rows
+
+
+# --- The statements --------------------------------------------------------------------------------------------------
+
+
+class Statements:
+    """The statements of one rule, for one run's `as_of`. In each, `t` is the swept table (one leaf of it)."""
+
+    def __init__(self, target: Target, as_of: datetime, age: timedelta | None) -> None:
+        self.target = target
+        self.rule = target.rule
+        self._due = self._row_condition(as_of, age)
+
+    def _row_condition(self, as_of: datetime, age: timedelta | None) -> sql.Composed:
+        conditions: list[sql.Composable] = []
+        if self.rule.due:
+            conditions.append(sql.SQL(self.rule.due % {"as_of": sql.Literal(as_of).as_string()}))
+        if age is not None:
+            conditions.append(sql.SQL("{} < {}").format(self.age, sql.Literal(as_of - age)))
+        if self.rule.orphan_of:
+            conditions.append(sql.SQL("{} is not null").format(self._reference))
+        return sql.SQL(" and ").join(conditions)
+
+    @property
+    def age(self) -> sql.Composable:
+        """By what a row's age is told: the time it was made or last changed, or for a closing rule its new value."""
+        if isinstance(self.rule.action, Close):
+            return _column(self.rule.action.value)
+        columns = [_column(name) for name in self.target.age_columns]
+        return columns[0] if len(columns) == 1 else sql.SQL("greatest({})").format(sql.SQL(", ").join(columns))
+
+    @property
+    def _reference(self) -> sql.Composed:
+        assert self.rule.orphan_of  # noqa: S101 -- asked of orphan rules only
+        return _column(self.rule.orphan_of.column)
+
+    @property
+    def _is_orphan(self) -> sql.Composed:
+        reference = self.rule.orphan_of
+        assert reference  # noqa: S101 -- asked of orphan rules only
+        return sql.SQL(
+            "not exists (select from {parent} as p where p.{key} operator(pg_catalog.=) {reference})"
+        ).format(parent=identifier(reference.parent), key=sql.Identifier(reference.key), reference=self._reference)
+
+    # Writing.
+
+    def write(self, leaf: Leaf, scope: Scope) -> sql.Composed:
+        """Clean the due rows of `scope`."""
+        return sql.SQL("{} where {} and {}").format(self._verb(leaf), self._within(scope), self._due)
+
+    def write_picked(self, leaf: Leaf, scope: Scope, *, limit: int | None, skip_locked: bool) -> sql.Composed:
+        """The same for at most `limit` rows, and only for those that nobody else has locked where `skip_locked`."""
+        picked = sql.SQL("select t.ctid from {} as t where {} and {}{}{}").format(
+            identifier(leaf.table),
+            self._within(scope),
+            self._due,
+            sql.SQL("" if limit is None else " limit {}").format(sql.Literal(limit)),
+            sql.SQL(" for update of t skip locked" if skip_locked else ""),
+        )
+        return sql.SQL("{} where t.ctid = any (array({})) and {} and {}").format(
+            self._verb(leaf), picked, self._within(scope), self._due
+        )
+
+    def _verb(self, leaf: Leaf) -> sql.Composed:
+        action = self.rule.action
+        if isinstance(action, Close):
+            return sql.SQL("update {} as t set {} = {}").format(
+                identifier(leaf.table), sql.Identifier(action.column), _column(action.value)
+            )
+        return sql.SQL("delete from {} as t").format(identifier(leaf.table))
+
+    def _within(self, scope: Scope) -> sql.Composed:
+        match scope:
+            case Blocks(first, end):
+                return _block_range(first, end)
+            case Candidates(after, last):
+                judged = sql.SQL("from {} where ctid > {} and ctid <= {}").format(_CANDIDATES, _tid(after), _tid(last))
+                condition = sql.SQL("t.ctid = any (array(select tid {}))").format(judged)
+                if self.rule.orphan_of:
+                    condition += sql.SQL(" and (t.ctid, {}) operator(pg_catalog.=) any (select tid, ref {})").format(
+                        self._reference, judged
+                    )
+                return condition
+            case Rows(tids, None):
+                return sql.SQL("t.ctid = any ({}::tid[])").format(sql.Literal(list(tids)))
+            case Rows(tids, references):
+                assert self.target.reference_type and references  # noqa: S101, PT018 -- those of an orphan rule
+                return sql.SQL(
+                    "t.ctid = any ({tids}::tid[]) and (t.ctid, {reference}) operator(pg_catalog.=) any ("
+                    "select * from unnest({tids}::tid[], {references}::{type}[]))"
+                ).format(
+                    tids=sql.Literal(list(tids)),
+                    references=sql.Literal(list(references)),
+                    reference=self._reference,
+                    type=sql.SQL(self.target.reference_type),
+                )
+
+    # Judging: which rows refer to a parent that does not exist.
+
+    def make_candidates(self) -> sql.Composed:
+        """Make the temporary table of what was judged."""
+        reference = self.target.reference_type
+        return sql.SQL("create temporary table cleanup_candidates (tid tid not null{})").format(
+            sql.SQL("" if reference is None else f", ref {reference} not null")
+        )
+
+    def judge(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
+        """Keep the pairs (address, reference) of the orphans in `blocks`, in the order of their addresses."""
+        return sql.SQL("insert into {} (tid, ref) {} order by t.ctid").format(
+            _CANDIDATES, self._orphans(sql.SQL("t.ctid, {}").format(self._reference), leaf, blocks)
+        )
+
+    def judged(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
+        """The same pairs, as text, where there can be no temporary table."""
+        return self._orphans(sql.SQL("t.ctid::text, {}::text").format(self._reference), leaf, blocks)
+
+    def count_orphans(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
+        """How many orphans there are in `blocks`, and the oldest's time."""
+        return self._orphans(sql.SQL("count(*), min({})::text").format(self.age), leaf, blocks)
+
+    def _orphans(self, what: sql.Composable, leaf: Leaf, blocks: Blocks) -> sql.Composed:
+        return sql.SQL("select {} from {} as t where {} and {} and {}").format(
+            what, identifier(leaf.table), _block_range(blocks.first, blocks.end), self._due, self._is_orphan
+        )
+
+    def parent_exists(self) -> sql.Composed:
+        """Whether the parent has any row."""
+        assert self.rule.orphan_of  # noqa: S101 -- asked of orphan rules only
+        return sql.SQL("select exists (select from {})").format(identifier(self.rule.orphan_of.parent))
+
+    def reference_exists(self, leaf: Leaf) -> sql.Composed:
+        """Whether any row of `leaf` refers to a parent at all."""
+        return sql.SQL("select exists (select from {} as t where {} is not null)").format(
+            identifier(leaf.table), self._reference
+        )
+
+    # Gathering: the due rows that an index leads to.
+
+    def first_by_age(self, leaf: Leaf) -> sql.Composed:
+        """The query whose plan tells whether an index leads to the due rows, oldest first."""
+        return sql.SQL("explain (format json, costs off) select from {} as t where {} order by {} limit 1").format(
+            identifier(leaf.table), self._due, self.age
+        )
+
+    def count_by_age(self, leaf: Leaf, at_most: int) -> sql.Composed:
+        """How many rows are due, counted up to `at_most`, and the oldest's time."""
+        return sql.SQL(
+            "select count(*), min(age)::text from (select {age} as age from {table} as t where {due} order by {age} limit {limit}) as oldest"
+        ).format(age=self.age, table=identifier(leaf.table), due=self._due, limit=sql.Literal(at_most))
+
+    def gather(self, leaf: Leaf, at_most: int) -> sql.Composed:
+        """Keep the addresses of the oldest due rows, in the order of their addresses."""
+        return sql.SQL(
+            "insert into {candidates} (tid)"
+            " select tid from (select t.ctid as tid from {table} as t where {due} order by {age} limit {limit}) as oldest order by tid"
+        ).format(
+            candidates=_CANDIDATES,
+            table=identifier(leaf.table),
+            due=self._due,
+            age=self.age,
+            limit=sql.Literal(at_most),
+        )
+
+    # Looking.
+
+    def pages(self, leaf: Leaf) -> sql.Composed:
+        """How many blocks the leaf has now."""
+        return sql.SQL(
+            "select pg_catalog.pg_relation_size({}::oid::regclass) / current_setting('block_size')::bigint"
+        ).format(sql.Literal(leaf.oid))
+
+    def count_due(self, leaf: Leaf, scope: Scope) -> sql.Composed:
+        """How many rows of `scope` are due (of an orphan rule: are still what they were judged to be), and the oldest."""
+        return sql.SQL("select count(*), min({})::text from {} as t where {} and {}").format(
+            self.age, identifier(leaf.table), self._within(scope), self._due
+        )
+
+    def due_addresses(self, leaf: Leaf, scope: Scope) -> sql.Composed:
+        """The addresses of the due rows of `scope`, and their references, as text."""
+        return sql.SQL("select t.ctid::text, {} from {} as t where {} and {}").format(
+            sql.SQL("{}::text").format(self._reference) if self.rule.orphan_of else sql.SQL("null"),
+            identifier(leaf.table),
+            self._within(scope),
+            self._due,
+        )
+
+    def is_kept(self, leaf: Leaf, scope: Scope) -> sql.Composed:
+        """Whether a due row of `scope` is there that nobody has locked."""
+        return sql.SQL(
+            "select exists (select from (select from {} as t where {} and {} limit 1 for update of t skip locked) as free)"
+        ).format(identifier(leaf.table), self._within(scope), self._due)
+
+    def count_undated(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
+        """How many rows in `blocks` have no age, and so will never be due."""
+        return sql.SQL("select count(*) from {} as t where {} and {} is null").format(
+            identifier(leaf.table), _block_range(blocks.first, blocks.end), self.age
+        )
+
+    def count_rows(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
+        """How many rows there are in `blocks`."""
+        return sql.SQL("select count(*) from {} as t where {}").format(
+            identifier(leaf.table), _block_range(blocks.first, blocks.end)
+        )
+
+    def next_candidates(self, after: str, end: str, at_most: int) -> sql.Composed:
+        """The address of the last of the next judged rows, and how many there are."""
+        return sql.SQL(
+            "select max(ctid)::text, count(*) from"
+            " (select ctid from {} where ctid > {} and ctid <= {} limit {}) as next"
+        ).format(_CANDIDATES, _tid(after), _tid(end), sql.Literal(at_most))
+
+
+def _column(name: str) -> sql.Composed:
+    return sql.SQL("t.{}").format(sql.Identifier(name))
+
+
+def _tid(address: str) -> sql.Composed:
+    return sql.SQL("{}::tid").format(sql.Literal(address))
+
+
+def _block_range(first: int, end: int) -> sql.Composed:
+    return sql.SQL("t.ctid >= {} and t.ctid < {}").format(_tid(f"({first},0)"), _tid(f"({end},0)"))

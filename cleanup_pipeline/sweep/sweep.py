@@ -1,0 +1,427 @@
+"""Carrying out one rule: many short transactions, each cleaning one window of the table.
+
+Preflight looks whether the rule may run at all. An orphan rule then judges; the fuse counts what was judged. The windows
+follow, each at its pace. A look at what remains ends the pass, and where rows have moved behind the walk, another pass
+takes them. Nothing here knows Dagster.
+"""
+
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+
+import psycopg
+from psycopg import sql
+
+from cleanup_pipeline.postgres import CleanupError, Limits, LostConnectionError, Row, Session, Transaction, explain
+from cleanup_pipeline.rules import Rule
+from cleanup_pipeline.sweep import access, judgement, lock, preflight
+from cleanup_pipeline.sweep.fuse import Fuse
+from cleanup_pipeline.sweep.pace import DEFAULT, Pace, Stride
+from cleanup_pipeline.sweep.preflight import Leaf, RefusedError, Target
+from cleanup_pipeline.sweep.reader import CandidatesLostError, FailedError, InterruptedSweepError, Reader
+from cleanup_pipeline.sweep.result import Progress, Result, Status
+from cleanup_pipeline.sweep.statements import (
+    ANALYZE_CANDIDATES,
+    DROP_CANDIDATES,
+    LAST_CANDIDATE,
+    NO_CANDIDATE,
+    Blocks,
+    Candidates,
+    Rows,
+    Scope,
+    Statements,
+)
+from cleanup_pipeline.sweep.window import Budget, Leftovers, Writer
+
+# Rows may move behind a walk, since the app updates them; whatever moves them for ever must not keep us.
+MOST_PASSES = 4
+# The first window: small, since what a page costs is not known yet.
+_PAGES_AT_FIRST = 4
+_ROWS_AT_FIRST = 64
+_LEAST_PAGE_S = 50e-6
+_LEAST_ROW_S = 1e-6
+_RELOCK_TRIES = 20
+_RELOCK_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is meant: `as_of`, the instant that age is measured against (with a zone), and what an operator set.
+
+    `age` and `max_share` replace the rule's own; `deep` looks for orphans also where a foreign key rules them out.
+    """
+
+    as_of: datetime
+    pace: Pace = DEFAULT
+    age: timedelta | None = None
+    max_share: float | None = None
+    deep: bool = False
+    budget: Budget = field(default_factory=Budget)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Where the judged rows of one leaf lie in the temporary table."""
+
+    leaf: Leaf
+    after: str
+    last: str
+    rows: int
+
+
+class Sweep:
+    """One rule, once. Iterate to carry it out: a `Progress` comes after each window, and `result` is complete at the end.
+
+    No expected failure is raised: `result` tells it. An iteration that is given up (the generator closed) stops there.
+    """
+
+    def __init__(self, rule: Rule, session: Session, options: Options, stop: threading.Event | None = None) -> None:
+        self.rule = rule
+        self.result = Result(rule.name)
+        self._session = session
+        self._options = options
+        self._stop = stop or threading.Event()
+        self._reader = Reader(session, options.pace, self._stop, self._take_lock_again)
+        self._began = 0.0
+
+    def __iter__(self) -> Iterator[Progress]:
+        self._began = time.monotonic()
+        result = self.result
+        try:
+            yield from self._carry_out()
+        except RefusedError as refused:
+            # Once rows were committed, "nothing was touched" would be a lie.
+            result.status, result.error = (Status.FAILED if result.affected else Status.REFUSED), str(refused)
+        except lock.HeldError as held:
+            result.status, result.error = Status.SKIPPED, str(held)
+        except InterruptedSweepError as interrupted:
+            result.status, result.error = Status.INTERRUPTED, str(interrupted)
+        except CleanupError as error:
+            result.status, result.error = Status.FAILED, str(error)
+        except psycopg.Error as error:
+            result.status, result.error = (
+                Status.FAILED,
+                f"{self.rule.name} failed on {self.rule.table}: {explain(error)}.",
+            )
+        finally:
+            self._clear_up()
+            result.duration_s = time.monotonic() - self._began
+
+    def _carry_out(self) -> Iterator[Progress]:
+        result = self.result
+        self._ensure_connected()
+        report = preflight.require(self._session, self.rule)
+        result.notes += [str(finding) for finding in report.findings]
+        target = report.target
+        assert target is not None  # noqa: S101 -- preflight refuses without one
+        result.longest_batch_ms = 0.0
+        if target.guard and not self._options.deep:
+            result.access, result.remaining = f"guarded by {target.guard}", 0
+            return
+        self._take_lock()
+        statements = statements_for(target, self._options)
+        writer = Writer(self._session, self._reader, statements, result, self._options.budget)
+        if self.rule.orphan_of:
+            yield from self._clean_orphans(target, statements, writer)
+        else:
+            yield from self._clean_due(target, statements, writer)
+        self._conclude(target, statements, writer)
+
+    # --- Rules whose condition is on the row itself.
+
+    def _clean_due(self, target: Target, statements: Statements, writer: Writer) -> Iterator[Progress]:
+        result = self.result
+        for _ in range(MOST_PASSES):
+            before = result.affected
+            writer.leftovers = Leftovers()
+            try:
+                for number, leaf in enumerate(target.leaves):
+                    yield from self._clean_leaf(leaf, statements, writer, number, len(target.leaves))
+                writer.retry_locked()
+                left = self._count_left(writer, statements)
+            except CandidatesLostError:
+                continue
+            result.remaining = yield from self._look(target, statements)
+            if result.remaining <= left or result.affected == before or self._options.budget.spent:
+                return
+
+    def _clean_leaf(
+        self, leaf: Leaf, statements: Statements, writer: Writer, number: int, leaves: int
+    ) -> Iterator[Progress]:
+        way = access.choose(self._reader, statements, leaf)
+        self.result.access = way.why if leaves == 1 else f"{way.why} ({leaves} partitions)"
+        if way.index is None or (self._session.pooled and way.due):
+            done = self._walk(leaf, self._reader.pages(statements, leaf), writer)
+        elif way.due:
+            done = self._take_gathered(leaf, statements, writer, way.due)
+        else:
+            return
+        for share in done:
+            yield self._progress("windows", (number + share) / leaves)
+
+    def _walk(self, leaf: Leaf, pages: int, writer: Writer) -> Iterator[float]:
+        stride = Stride(self._options.pace.window_s, _PAGES_AT_FIRST, _LEAST_PAGE_S)
+        first = 0
+        while first < pages and not self._options.budget.spent:
+            window = Blocks(first, min(first + stride.size, pages))
+            working_s, waiting_s = self._write(leaf, window, writer)
+            stride.took(window.end - window.first, working_s)
+            first = window.end
+            yield first / pages
+            self._reader.rest(working_s, waiting_s)
+
+    def _take_gathered(self, leaf: Leaf, statements: Statements, writer: Writer, due: int) -> Iterator[float]:
+        def gather(transaction: Transaction) -> Row:
+            transaction.run(DROP_CANDIDATES)
+            transaction.run(statements.make_candidates())
+            transaction.run(statements.gather(leaf, due))
+            transaction.run(ANALYZE_CANDIDATES)
+            return transaction.one(LAST_CANDIDATE)
+
+        last, rows = self._reader.once(gather, writes=True)
+        yield from self._take(_Judged(leaf, NO_CANDIDATE, last, rows), statements, writer, [])
+
+    def _look(self, target: Target, statements: Statements) -> Generator[Progress, None, int]:
+        """Count what is due now."""
+        remaining = 0
+        for leaf in target.leaves:
+            way = access.choose(self._reader, statements, leaf)
+            if way.due is not None:
+                remaining += way.due
+                continue
+            for share, (due, _) in self._reader.slices(
+                statements, leaf, lambda transaction, leaf, blocks: transaction.one(statements.count_due(leaf, blocks))
+            ):
+                remaining += due
+                yield self._progress("looking at what remains", share)
+        return remaining
+
+    # --- Rules whose rows are orphans.
+
+    def _clean_orphans(self, target: Target, statements: Statements, writer: Writer) -> Iterator[Progress]:
+        result = self.result
+        for _ in range(MOST_PASSES):
+            before = result.affected
+            writer.leftovers = Leftovers()
+            doubtful: list[tuple[Leaf, Scope]] = []
+            try:
+                if self._session.pooled:
+                    orphans = yield from self._take_orphans_one_slice_at_a_time(target, statements, writer, doubtful)
+                else:
+                    orphans = yield from self._judge_and_take(target, statements, writer, doubtful)
+                if not self._options.budget.spent:
+                    writer.retry_locked()
+                left = sum(self._count(statements, leaf, scope) for leaf, scope in doubtful)
+            except CandidatesLostError:
+                continue
+            taken = result.affected - before
+            # Of what a limit kept us from we know the number without looking.
+            result.remaining = orphans - taken if self._options.budget.spent else left
+            if taken + left >= orphans or taken == 0 or self._options.budget.spent:
+                return
+
+    def _judge_and_take(
+        self, target: Target, statements: Statements, writer: Writer, doubtful: list[tuple[Leaf, Scope]]
+    ) -> Generator[Progress, None, int]:
+        judged = yield from self._judge(target, statements)
+        orphans = sum(part.rows for part in judged)
+        yield from self._check_fuse(target, statements, orphans)
+        taken = 0
+        for part in judged:
+            for share in self._take(part, statements, writer, doubtful):
+                yield self._progress("windows", (taken + share * part.rows) / orphans)
+            taken += part.rows
+        return orphans
+
+    def _judge(self, target: Target, statements: Statements) -> Generator[Progress, None, list[_Judged]]:
+        def make(transaction: Transaction) -> None:
+            transaction.run(DROP_CANDIDATES)
+            transaction.run(statements.make_candidates())
+
+        self._reader.once(make, writes=True)
+        judged = []
+        after = NO_CANDIDATE
+        slices = 0
+        for leaf in target.leaves:
+            rows = 0
+            for share, found in self._reader.slices(
+                statements,
+                leaf,
+                partial(judgement.judge, statements),
+                judged=True,
+                at_once=not target.parent_is_indexed,
+            ):
+                rows += found
+                slices += 1
+                yield self._progress("judging", share)
+            last, _ = self._reader.once(lambda transaction: transaction.one(LAST_CANDIDATE), judged=True)
+            judged.append(_Judged(leaf, after, last, rows))
+            after = last
+        self._reader.once(lambda transaction: transaction.run(ANALYZE_CANDIDATES), writes=True, judged=True)
+        self.result.access = f"judged in {slices:,} slice{'s' if slices != 1 else ''}, then by address"
+        return judged
+
+    def _take(
+        self, part: _Judged, statements: Statements, writer: Writer, doubtful: list[tuple[Leaf, Scope]]
+    ) -> Iterator[float]:
+        """Clean the judged rows of one leaf, window by window; those not taken go to `doubtful`."""
+        stride = Stride(self._options.pace.window_s, _ROWS_AT_FIRST, _LEAST_ROW_S)
+        after, done = part.after, 0
+        while done < part.rows and not self._options.budget.spent:
+            last, rows = self._step(statements.next_candidates(after, part.last, stride.size))
+            window = Candidates(after, last, rows)
+            before = self.result.affected
+            working_s, waiting_s = self._write(part.leaf, window, writer)
+            stride.took(rows, working_s)
+            if self.result.affected - before < rows:
+                doubtful.append((part.leaf, window))
+            after, done = last, done + rows
+            yield done / part.rows
+            self._reader.rest(working_s, waiting_s)
+
+    def _take_orphans_one_slice_at_a_time(
+        self, target: Target, statements: Statements, writer: Writer, doubtful: list[tuple[Leaf, Scope]]
+    ) -> Generator[Progress, None, int]:
+        """The same behind a pooler, where a temporary table would be left on somebody else's connection."""
+        orphans = 0
+        for leaf in target.leaves:
+            for share, (found, _) in self._reader.slices(statements, leaf, partial(judgement.count, statements)):
+                orphans += found
+                yield self._progress("judging", share)
+        yield from self._check_fuse(target, statements, orphans)
+        self.result.access = "judged and taken slice by slice: a pooler stands before the server"
+        ceiling = self.result.affected + orphans
+        for leaf in target.leaves:
+            pages = self._reader.pages(statements, leaf)
+            stride = Stride(self._options.pace.window_s, _PAGES_AT_FIRST, _LEAST_PAGE_S)
+            first = 0
+            while first < pages and not self._options.budget.spent and self.result.affected < ceiling:
+                blocks = Blocks(first, min(first + stride.size, pages))
+                pairs = self._pairs(statements, leaf, blocks)[: ceiling - self.result.affected]
+                working_s = waiting_s = 0.0
+                if pairs:
+                    tids, references = zip(*pairs, strict=True)
+                    before = self.result.affected
+                    window = Rows(tids, references)
+                    working_s, waiting_s = self._write(leaf, window, writer)
+                    if self.result.affected - before < len(pairs):
+                        doubtful.append((leaf, window))
+                stride.took(blocks.end - first, working_s)
+                first = blocks.end
+                yield self._progress("windows", first / pages)
+                self._reader.rest(working_s, waiting_s)
+        return orphans
+
+    def _pairs(self, statements: Statements, leaf: Leaf, blocks: Blocks) -> list[tuple[str, str]]:
+        return self._reader.once(lambda transaction: judgement.judged(statements, transaction, leaf, blocks))
+
+    def _check_fuse(self, target: Target, statements: Statements, orphans: int) -> Iterator[Progress]:
+        """Count rows until there are enough of them, or all."""
+        taken = self.result.affected
+        share = self.rule.max_share if self._options.max_share is None else self._options.max_share
+        fuse = Fuse(share)
+        needed = fuse.rows_needed(orphans + taken)
+        rows = taken
+        for leaf in target.leaves:
+            for share, (found,) in self._reader.slices(
+                statements, leaf, lambda transaction, leaf, blocks: transaction.one(statements.count_rows(leaf, blocks))
+            ):
+                if rows >= needed:
+                    break
+                rows += found
+                yield self._progress("counting", share)
+        fuse.check(orphans + taken, rows, self.rule.table)
+
+    # --- Common steps.
+
+    def _step(self, query: sql.Composed) -> Row:
+        return self._reader.once(lambda transaction: transaction.one(query), judged=True)
+
+    def _write(self, leaf: Leaf, window: Scope, writer: Writer) -> tuple[float, float]:
+        """Write one window; returns the seconds that its statements worked, and those that it took besides."""
+        began, writer.working_s = time.monotonic(), 0.0
+        writer.write(leaf, window)
+        return writer.working_s, time.monotonic() - began - writer.working_s
+
+    def _count(self, statements: Statements, leaf: Leaf, scope: Scope) -> int:
+        due, _ = self._reader.once(
+            lambda transaction: transaction.one(statements.count_due(leaf, scope)), judged=isinstance(scope, Candidates)
+        )
+        return int(due)
+
+    def _count_left(self, writer: Writer, statements: Statements) -> int:
+        """How many due rows there are in windows that could not be completed."""
+        leftovers = writer.leftovers
+        return sum(self._count(statements, leaf, scope) for leaf, scope in leftovers.locked + leftovers.spoilt)
+
+    def _conclude(self, target: Target, statements: Statements, writer: Writer) -> None:
+        """Tell rows that stay because they can't be changed from rows that were only locked."""
+        result = self.result
+        if writer.leftovers.spoilt:
+            raise FailedError(writer.why_spoilt)
+        if not result.remaining or self._options.budget.spent:
+            return
+        if target.vetoing_triggers and self._any_kept(target, statements):
+            raise FailedError(
+                f"{result.remaining:,} rows of {target.rule.table} stay although nothing holds them: a trigger keeps them "
+                f"or brings them back ({', '.join(target.vetoing_triggers)})."
+            )
+        result.notes.append(
+            f"{result.remaining:,} rows of {target.rule.table} were locked or changed meanwhile and stay."
+        )
+
+    def _any_kept(self, target: Target, statements: Statements) -> bool:
+        return any(self._is_kept(statements, leaf) for leaf in target.leaves)
+
+    def _is_kept(self, statements: Statements, leaf: Leaf) -> bool:
+        everything = Blocks(0, max(1, self._reader.pages(statements, leaf)))
+        (kept,) = self._reader.once(
+            lambda transaction: transaction.one(statements.is_kept(leaf, everything)), writes=True
+        )
+        return bool(kept)
+
+    def _progress(self, stage: str, share: float) -> Progress:
+        return Progress(self.rule.name, stage, self.result.affected, min(share, 1.0), time.monotonic() - self._began)
+
+    def _ensure_connected(self) -> None:
+        """Notice a connection that was lost since the last rule, before it counts as a loss of this one."""
+        self._reader.once(lambda _: None)
+
+    def _take_lock(self) -> None:
+        # Behind a pooler a session's lock would stay on somebody else's connection: exclusion is not promised there.
+        if self._session.pooled:
+            return
+        if not lock.hold(self._session, self.rule.name):
+            who = lock.holder(self._session, self.rule.name)
+            raise lock.HeldError(f"Another sweep of {self.rule.name} is on: {who}.")
+
+    def _take_lock_again(self) -> None:
+        """After a reconnect: the server may take a while to notice that the old connection is gone."""
+        for _ in range(_RELOCK_TRIES):
+            if lock.hold_again(self._session):
+                return
+            if self._stop.wait(_RELOCK_PAUSE_S):
+                break
+        raise FailedError(f"The lock of {self.rule.name} was lost with the connection, and another session has it now.")
+
+    def _clear_up(self) -> None:
+        """Give back what lives in the session; a session that is gone has given it back already."""
+        if not self._session.alive:
+            return
+        try:
+            if not self._session.pooled:
+                with self._session.transaction(Limits(statement_s=10.0), writes=True) as transaction:
+                    transaction.run(DROP_CANDIDATES)
+            if self.rule.name in self._session.held_locks:
+                lock.release(self._session, self.rule.name)
+        except (psycopg.Error, LostConnectionError):
+            self._session.close()
+
+
+def statements_for(target: Target, options: Options) -> Statements:
+    """The rule's statements for this run."""
+    age = target.rule.age
+    return Statements(target, options.as_of, None if age is None else options.age or age.default)

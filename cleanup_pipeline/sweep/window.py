@@ -1,0 +1,175 @@
+"""Carrying out one window: one short writing transaction, and what to do when it does not succeed.
+
+A writing transaction gives up well before the app's deadlock detector (`lock_timeout`, and `statement_timeout`, since a
+statement may wait for more than one lock). A window that was held up is done again without the rows that somebody has
+locked; those are tried once more at the end. A window that a single row spoils is narrowed down to that row, which stays.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import errors
+
+from cleanup_pipeline.postgres import CommitInDoubtError, Limits, LostConnectionError, Session, explain
+from cleanup_pipeline.sweep.preflight import Leaf
+from cleanup_pipeline.sweep.reader import CandidatesLostError, FailedError, Reader
+from cleanup_pipeline.sweep.result import Result
+from cleanup_pipeline.sweep.statements import Blocks, Candidates, Rows, Scope, Statements
+
+# At most this part of the server's deadlock_timeout, and never longer than this, may a writing statement take.
+_SHARE_OF_DEADLOCK_TIMEOUT = 0.8
+_LONGEST_STATEMENT_S = 0.8
+_LONGEST_LOCK_WAIT_S = 0.1
+# So many rows that can't be changed are no exceptions any more.
+MOST_SPOILT_ROWS = 1_000
+_HELD_UP = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected, errors.SerializationFailure)
+# A row, or a trigger on it, is the cause: integrity, data, triggered action, external routine, PL/pgSQL, and what else a
+# trigger may raise by itself. Anything else would fail for every row.
+_SPOILT_CLASSES = ("21", "22", "23", "27", "38", "39", "44", "P0")
+
+
+@dataclass(slots=True)
+class Budget:
+    """What a run may take, over all of its rules: rows, and time (on the monotonic clock); None: no limit."""
+
+    rows: int | None = None
+    deadline: float | None = None
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing more may be done."""
+        return self.rows == 0 or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+
+@dataclass(slots=True)
+class Leftovers:
+    """The windows of one pass that were not completed, and why: somebody's locks, or rows that can't be changed."""
+
+    locked: list[tuple[Leaf, Scope]] = field(default_factory=list)
+    spoilt: list[tuple[Leaf, Scope]] = field(default_factory=list)
+
+
+class Writer:
+    """Writes windows of one rule, and keeps the tally in `result`."""
+
+    def __init__(
+        self, session: Session, reader: Reader, statements: Statements, result: Result, budget: Budget
+    ) -> None:
+        self._session = session
+        self._reader = reader
+        self._statements = statements
+        self._result = result
+        self._budget = budget
+        self.leftovers = Leftovers()
+        self.why_spoilt = ""
+        # How long statements took, without the commits: these wait for the disk, and smaller windows would not help.
+        self.working_s = 0.0
+
+    @property
+    def limits(self) -> Limits:
+        """How long a writing statement may take, and wait for a lock."""
+        statement_s = min(_LONGEST_STATEMENT_S, _SHARE_OF_DEADLOCK_TIMEOUT * self._session.deadlock_timeout_s)
+        return Limits(statement_s, min(_LONGEST_LOCK_WAIT_S, statement_s / 2))
+
+    def write(self, leaf: Leaf, scope: Scope) -> int:
+        """Clean one window; returns the rows changed, all of them committed.
+
+        What could not be changed is noted in `leftovers`. Raises `InterruptedSweepError`, `FailedError`,
+        `CandidatesLostError`.
+        """
+        self._reader.check_stop()
+        if self._budget.spent:
+            return 0
+        try:
+            return self._transact(leaf, scope, skip_locked=False)
+        except _HELD_UP:
+            return self._write_what_is_free(leaf, scope)
+        except psycopg.Error as error:
+            return self._narrow(leaf, scope, error)
+
+    def retry_locked(self) -> None:
+        """Try once more what was locked; what still is stays in `leftovers`."""
+        locked, self.leftovers.locked = self.leftovers.locked, []
+        for leaf, scope in locked:
+            self.write(leaf, scope)
+
+    def _write_what_is_free(self, leaf: Leaf, scope: Scope) -> int:
+        try:
+            affected = self._transact(leaf, scope, skip_locked=True)
+        except errors.QueryCanceled as error:
+            # Not locks, then: the window is too much work for one statement.
+            self._reader.check_stop()
+            return self._narrow(leaf, scope, error)
+        except _HELD_UP:
+            affected = 0
+        except psycopg.Error as error:
+            return self._narrow(leaf, scope, error)
+        self.leftovers.locked.append((leaf, scope))
+        return affected
+
+    def _narrow(self, leaf: Leaf, scope: Scope, error: psycopg.Error) -> int:
+        """Halve the window until the row that spoils it stands alone, and leave that one."""
+        if not isinstance(error, _HELD_UP) and (error.sqlstate or "")[:2] not in _SPOILT_CLASSES:
+            raise FailedError(f"The server refused to clean {leaf.table}: {explain(error)}.") from None
+        if isinstance(scope, Rows) and len(scope.tids) == 1:
+            self._leave(leaf, scope, error)
+            return 0
+        return sum(self.write(leaf, part) for part in self._parts(leaf, scope))
+
+    def _parts(self, leaf: Leaf, scope: Scope) -> list[Blocks] | list[Rows]:
+        if not isinstance(scope, Candidates) and (halves := scope.halves()):
+            return halves
+        # One block, or judged rows: from here on by the rows' addresses.
+        found = self._reader.once(
+            lambda transaction: transaction.rows(self._statements.due_addresses(leaf, scope)),
+            judged=isinstance(scope, Candidates),
+        )
+        if not found:
+            return []
+        tids, references = zip(*found, strict=True)
+        return [Rows(tids, references if self._statements.rule.orphan_of else None)]
+
+    def _leave(self, leaf: Leaf, row: Rows, error: psycopg.Error) -> None:
+        if isinstance(error, errors.QueryCanceled):
+            cause = f"changing it takes longer than {self.limits.statement_s:.1f} s (statement_timeout)"
+        else:
+            cause = explain(error)
+        triggers = ", ".join(self._statements.target.triggers)
+        if triggers and error.sqlstate and not error.diag.constraint_name:
+            cause += f"; triggers on the table: {triggers}"
+        self.why_spoilt = f"A row of {leaf.table} can't be changed: {cause}."
+        self.leftovers.spoilt.append((leaf, row))
+        if len(self.leftovers.spoilt) >= MOST_SPOILT_ROWS:
+            raise FailedError(f"{self.why_spoilt} That is so for {MOST_SPOILT_ROWS:,} rows by now; gave up.") from None
+
+    def _transact(self, leaf: Leaf, scope: Scope, *, skip_locked: bool) -> int:
+        limit = self._budget.rows
+        if limit is None and not skip_locked:
+            statement = self._statements.write(leaf, scope)
+        else:
+            statement = self._statements.write_picked(leaf, scope, limit=limit, skip_locked=skip_locked)
+        while True:
+            began = time.monotonic()
+            affected = 0
+            try:
+                with self._session.transaction(self.limits, writes=True) as transaction:
+                    started = time.monotonic()
+                    affected = transaction.change(statement)
+                    self.working_s += time.monotonic() - started
+            except LostConnectionError as lost:
+                self._reader.reconnect(lost)
+                if not isinstance(lost, CommitInDoubtError) or not self._reader.was_committed(lost):
+                    if isinstance(scope, Candidates):
+                        raise CandidatesLostError from None
+                    continue
+            self._count(affected, time.monotonic() - began)
+            return affected
+
+    def _count(self, affected: int, seconds: float) -> None:
+        result = self._result
+        result.affected += affected
+        result.batches += 1
+        result.longest_batch_ms = max(result.longest_batch_ms or 0.0, seconds * 1000)
+        if self._budget.rows is not None:
+            self._budget.rows -= affected

@@ -1,0 +1,139 @@
+"""What tests stand on: one PostgreSQL server a run, a fresh database a test."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from dagster import DagsterInstance
+from psycopg import Connection
+
+from cleanup_pipeline.demo.schema import add_foreign_keys, create_tables
+from cleanup_pipeline.demo.server import embedded_server
+from cleanup_pipeline_tests.databases import fresh_database, name_of
+from cleanup_pipeline_tests.oracle import Tables
+
+SERVER = pytest.StashKey[str]()
+STOP = pytest.StashKey[ExitStack]()
+
+
+def server_url_of(config: pytest.Config) -> str:
+    """The run's server: CLEANUP_TEST_DATABASE_URL, or an embedded one, started when it is first asked for."""
+    if SERVER not in config.stash:
+        url = os.environ.get("CLEANUP_TEST_DATABASE_URL")
+        if not url:
+            config.stash[STOP] = ExitStack()
+            url = config.stash[STOP].enter_context(embedded_server(durable=False)).url()
+        config.stash[SERVER] = url
+    return config.stash[SERVER]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if workerinput := getattr(config, "workerinput", None):
+        config.stash[SERVER] = workerinput["server_url"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give a worker of pytest-xdist the server of the whole run."""
+    node.workerinput["server_url"] = server_url_of(node.config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if STOP in config.stash:
+        config.stash[STOP].close()
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    if op == "==" and isinstance(left, Tables) and isinstance(right, Tables):
+        return ["the tables differ", *left.differences(right)]
+    return None
+
+
+@pytest.fixture(scope="session")
+def server_url(pytestconfig: pytest.Config) -> str:
+    """A server on which databases may be made, as a superuser."""
+    return server_url_of(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def schema_template(server_url: str) -> Iterator[str]:
+    with fresh_database(server_url) as url:
+        with psycopg.connect(url) as connection:
+            create_tables(connection)
+        yield name_of(url)
+
+
+@pytest.fixture(scope="session")
+def guarded_template(server_url: str, schema_template: str) -> Iterator[str]:
+    with fresh_database(server_url, schema_template) as url:
+        with psycopg.connect(url) as connection:
+            add_foreign_keys(connection)
+        yield name_of(url)
+
+
+@pytest.fixture(scope="session")
+def storage_template(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with fresh_database(server_url) as url:
+        home = tmp_path_factory.mktemp("storage_template")
+        write_dagster_yaml(home, url)
+        DagsterInstance.from_config(str(home)).dispose()
+        yield name_of(url)
+
+
+@pytest.fixture
+def bare_database(server_url: str) -> Iterator[str]:
+    """The URL of an empty database: no tables."""
+    with fresh_database(server_url) as url:
+        yield url
+
+
+@pytest.fixture
+def database(server_url: str, schema_template: str) -> Iterator[str]:
+    """The URL of a database with After Hours' tables, all empty, in which orphans may exist."""
+    with fresh_database(server_url, schema_template) as url:
+        yield url
+
+
+@pytest.fixture
+def guarded_database(server_url: str, guarded_template: str) -> Iterator[str]:
+    """The URL of a database with After Hours' tables, all empty, and every foreign key of production."""
+    with fresh_database(server_url, guarded_template) as url:
+        yield url
+
+
+@pytest.fixture
+def app(database: str) -> Iterator[Connection]:
+    """The app, connected to `database`: every statement commits by itself."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def dagster_home(server_url: str, storage_template: str, tmp_path: Path) -> Iterator[Path]:
+    """A DAGSTER_HOME whose storage is a fresh PostgreSQL database; the variable itself is not set."""
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    with fresh_database(server_url, storage_template) as url:
+        write_dagster_yaml(home, url)
+        yield home
+
+
+@pytest.fixture
+def instance(dagster_home: Path) -> Iterator[DagsterInstance]:
+    """The instance of `dagster_home`."""
+    instance = DagsterInstance.from_config(str(dagster_home))
+    yield instance
+    instance.dispose()
+
+
+def write_dagster_yaml(home: Path, storage_url: str) -> None:
+    config = {
+        "storage": {"postgres": {"postgres_url": storage_url}},
+        "telemetry": {"enabled": False},
+    }
+    (home / "dagster.yaml").write_text(json.dumps(config))  # JSON is YAML

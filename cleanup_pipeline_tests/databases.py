@@ -1,0 +1,38 @@
+"""Databases for tests: a fresh one each, on one server."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+
+EMPTY = "template0"
+
+
+def url_of(server_url: str, database: str) -> str:
+    """The URL of another database on the same server."""
+    parts = urlsplit(server_url)
+    return f"{parts.scheme}://{parts.netloc}/{database}" + (f"?{parts.query}" if parts.query else "")
+
+
+@contextmanager
+def fresh_database(server_url: str, template: str = EMPTY) -> Iterator[str]:
+    """Make a database as a copy of `template`, give its URL, and drop it afterwards, whoever is still connected."""
+    name = f"cleanup_test_{uuid4().hex[:16]}"
+    create = sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        if connection.info.server_version >= 150000:
+            create += sql.SQL(" strategy file_copy")  # 20 ms instead of 55, where nothing waits for the disk
+        connection.execute(create)
+    try:
+        yield url_of(server_url, name)
+    finally:
+        with psycopg.connect(server_url, autocommit=True) as connection:
+            connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+
+def name_of(url: str) -> str:
+    """The database's name in a URL, to make it a template of others."""
+    return urlsplit(url).path.removeprefix("/")

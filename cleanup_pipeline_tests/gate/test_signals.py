@@ -1,0 +1,78 @@
+"""Signals: which day an attempt belongs to, and sources that fail."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Literal
+
+import pytest
+
+from cleanup_pipeline.gate.signals import Signal, attempt_day, describe, listen, one_line
+
+NOW = datetime(2026, 11, 24, 4, tzinfo=UTC)
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("scheduled", "started", "reported", "day"),
+    [
+        pytest.param("2026-11-23T03:00", "2026-11-24T00:05", "2026-11-24T00:10", 23, id="overdue: when it was due"),
+        pytest.param("2026-11-25T03:00", "2026-11-24T22:00", "2026-11-24T22:05", 24, id="promoted: when it started"),
+        pytest.param(None, "2026-11-23T23:59", "2026-11-24T00:10", 23, id="by hand: when it started"),
+        pytest.param("2026-11-24T03:00", None, "2026-11-24T03:05", 24, id="not started: when it is due"),
+        pytest.param(None, None, "2026-11-24T03:05", 24, id="neither is known: what it is reported for"),
+    ],
+)
+def test_an_attempts_day(scheduled: str | None, started: str | None, reported: str, day: int) -> None:
+    belongs_to = attempt_day(utc(scheduled) if scheduled else None, utc(started) if started else None, utc(reported))
+
+    assert belongs_to == date(2026, 11, day)
+
+
+def test_an_attempts_day_is_that_of_utc_whatever_the_zone() -> None:
+    in_tokyo = datetime(2026, 11, 24, 8, 30, tzinfo=timezone(timedelta(hours=9)))
+
+    assert attempt_day(in_tokyo, None, NOW) == date(2026, 11, 23)
+
+
+@dataclass(frozen=True)
+class Broken:
+    source: Literal["bullmq"] = "bullmq"
+
+    def signals(self, now: datetime) -> Sequence[Signal]:
+        raise ConnectionError(f"redis://user:secret@cache:6379 refused at {now}\nsecond line")
+
+
+@dataclass(frozen=True)
+class Silent:
+    source: Literal["dagster_run"] = "dagster_run"
+
+    def signals(self, now: datetime) -> Sequence[Signal]:  # noqa: ARG002 - a source is given the time
+        return []
+
+
+def test_a_source_that_raises_is_unreachable_and_one_without_a_trace_unknown() -> None:
+    heard = listen([Broken(), Silent()], NOW)
+
+    assert [(signal.source, signal.state) for signal in heard] == [
+        ("bullmq", "unreachable"),
+        ("dagster_run", "unknown"),
+    ]
+
+
+def test_an_error_is_told_in_one_line_without_a_password() -> None:
+    (broken,) = listen([Broken()], NOW)
+
+    assert broken.detail == "ConnectionError: redis://…@cache:6379 refused at 2026-11-24 04:00:00+00:00"
+
+
+def test_an_error_without_words_is_told_by_its_kind() -> None:
+    assert describe(TimeoutError()) == "TimeoutError"
+
+
+def test_free_text_is_cut_to_one_short_line_without_control_characters() -> None:
+    assert one_line("\n  \x1b[31mboom\x07 \nmore") == "[31mboom"
+    assert len(one_line("x" * 1000)) == 200
