@@ -56,6 +56,10 @@ def carry_out(
         context.log.warning(f"{superseded} Nothing was touched.")
         context.instance.add_run_tags(context.run.run_id, tags.outcome_tags(context.run.run_id, "superseded"))
         raise _canceled(context) from None
+    except Exception:
+        # Dagster's storage, most likely: the step fails with it, and the run must not be tagged as good.
+        cleanup_run.report(Result(rule.name, Status.FAILED))
+        raise
     cleanup_run.report(result)
     observer.result(result)
     metadata = _metadata(result, cleanup_run)

@@ -10,7 +10,7 @@ from dagster import ConfigurableResource, DagsterInstance, DagsterRun, InitResou
 from psycopg import sql
 from pydantic import Field, PrivateAttr
 
-from cleanup_pipeline.defs.claim import Superseded, claim_day
+from cleanup_pipeline.defs.claim import claim_day
 from cleanup_pipeline.gate import tags
 from cleanup_pipeline.gate.settings import GateConfigurationError, Settings
 from cleanup_pipeline.postgres import (
@@ -88,11 +88,10 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
     _as_of: datetime | None = PrivateAttr(default=None)
     _budget: Budget = PrivateAttr(default_factory=Budget)
     _results: list[Result] = PrivateAttr(default_factory=list)
-    _superseded: bool = PrivateAttr(default=False)
 
     def setup_for_execution(self, context: InitResourceContext) -> None:
         """Begin with nothing; the database is connected to by the first op, whose events then tell of it."""
-        self._session, self._as_of, self._results, self._superseded = None, None, [], False
+        self._session, self._as_of, self._results = None, None, []
         deadline = None if self.max_seconds is None else time.monotonic() + self.max_seconds
         self._budget = Budget(self.max_rows, _earliest(deadline, _night_end(context.run)))
 
@@ -104,8 +103,9 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
         if self._session is None:
             self._session = postgres.session(f"{APPLICATION_NAME} {run.run_id}")
         if self._as_of is None:
-            self._as_of = choose_as_of(self._session, self.as_of)
+            as_of = choose_as_of(self._session, self.as_of)
             self._claim(self._session, run, instance)
+            self._as_of = as_of
         return self._session
 
     def options(self, age: timedelta | None) -> Options:
@@ -130,7 +130,8 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
         """End the run: close the connection, say in one line what was done, and tag the run with its outcome."""
         if self._session is not None:
             self._session.close()
-        if self._superseded or context.run is None or context.instance is None:
+        # `dagster job execute` sets the resources up once more behind the run, to look at its outputs.
+        if not self._results or context.run is None or context.instance is None:
             return
         if context.log is not None:
             context.log.info(summary(self._results))
@@ -141,14 +142,10 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
         day = run.tags.get(tags.DAY)
         if day is None:
             return
-        try:
-            # Behind a pooler a session's lock would stay on somebody else's connection: there the tag alone decides.
-            claim_day(
-                instance, run.run_id, date.fromisoformat(day), lambda name: session.pooled or lock.hold(session, name)
-            )
-        except Superseded:
-            self._superseded = True
-            raise
+        # Behind a pooler a session's lock would stay on somebody else's connection: there the tag alone decides.
+        claim_day(
+            instance, run.run_id, date.fromisoformat(day), lambda name: session.pooled or lock.hold(session, name)
+        )
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -159,7 +156,7 @@ def summary(results: Sequence[Result]) -> str:
         + (f" ({result.status.value})" if result.status is not Status.SUCCESS else "")
         for result in results
     ]
-    return "; ".join(told) or "No rule was carried out."
+    return "; ".join(told)
 
 
 def choose_as_of(session: Session, given: str | None) -> datetime:

@@ -82,9 +82,9 @@ def decide(now: datetime, signals: Sequence[Signal], runs: Sequence[DayRun], set
     )
 
 
-def undecided(now: datetime, reason: str) -> Decision:
-    """The decision where it can't be made: wait, and say why. `reason` is one sentence."""
-    return Decision(state="waiting", day=utc_day(now), reason=reason)
+def undecided(now: datetime, reason: str, signals: Sequence[Signal] = ()) -> Decision:
+    """Decide to wait where nothing can be decided. `reason` is one sentence that says why."""
+    return Decision(state="waiting", day=utc_day(now), reason=reason, signals=tuple(signals))
 
 
 def _because_of_runs(now: datetime, day: date, runs: Sequence[DayRun]) -> Decision | None:

@@ -9,7 +9,7 @@ from cleanup_pipeline.gate.dagster_facts import MessageCleanupReports, MessageCl
 from cleanup_pipeline.gate.day import utc_day
 from cleanup_pipeline.gate.decision import Decision, decide, undecided
 from cleanup_pipeline.gate.settings import GateConfigurationError, Settings
-from cleanup_pipeline.gate.signals import SignalSource, describe, listen
+from cleanup_pipeline.gate.signals import Signal, SignalSource, describe, listen
 
 
 def look(instance: DagsterInstance, now: datetime, environment: Mapping[str, str]) -> Decision:
@@ -18,13 +18,14 @@ def look(instance: DagsterInstance, now: datetime, environment: Mapping[str, str
         settings = Settings.from_environment(environment)
     except GateConfigurationError as error:
         return undecided(now, str(error))
-    # Signals first: a run that starts while we look is then among the runs.
-    signals = listen(_sources(instance, settings), now)
+    sources = _sources(instance, settings)
     try:
         runs = day_runs(instance, utc_day(now))
     except Exception as error:
-        return undecided(now, f"Dagster's storage can't be read: {describe(error)}.")
-    return decide(now, signals, runs, settings)
+        # Dagster tries for 10 seconds before it gives up: once is enough.
+        unreachable = [Signal(source=source.source, state="unreachable", detail=describe(error)) for source in sources]
+        return undecided(now, f"Dagster's storage can't be read: {describe(error)}.", unreachable)
+    return decide(now, listen(sources, now), runs, settings)
 
 
 def _sources(instance: DagsterInstance, settings: Settings) -> list[SignalSource]:

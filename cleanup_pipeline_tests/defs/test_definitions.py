@@ -1,0 +1,80 @@
+"""What Dagster sees when it loads the code location."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import yaml
+
+from cleanup_pipeline.definitions import defs
+from cleanup_pipeline.defs.assets import ASSETS, MESSAGE_CLEANUP
+from cleanup_pipeline.rules import RULES
+
+CHECKOUT = Path(__file__).parents[2]
+JOB = defs.resolve_job_def("session_cleanup")
+
+
+def test_the_code_location_loads_with_no_database_and_no_variable_and_without_a_warning_of_dagsters() -> None:
+    environment = {name: value for name, value in os.environ.items() if "CLEANUP" not in name and "DAGSTER" not in name}
+    loaded = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import warnings, dagster\n"
+            "for kind in (dagster.BetaWarning, dagster.PreviewWarning, dagster.SupersessionWarning, DeprecationWarning):\n"
+            "    warnings.simplefilter('error', kind)\n"
+            "from cleanup_pipeline.definitions import defs\n"
+            "dagster.Definitions.validate_loadable(defs)\n",
+        ],
+        env=environment | {"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (loaded.returncode, loaded.stderr) == (0, "")
+
+
+def test_the_job_has_exactly_five_ops_with_one_asset_each_directly_below_message_cleanup() -> None:
+    assert {node.name for node in JOB.graph.nodes} == {rule.op for rule in RULES}
+    specs = [spec for asset in ASSETS for spec in asset.specs]
+    assert [spec.key.path for spec in specs] == [list(rule.asset) for rule in RULES]
+    assert {spec.group_name for spec in specs} == {"after_hours"}
+    assert all([dep.asset_key for dep in spec.deps] == [MESSAGE_CLEANUP.key] for spec in specs)
+    assert MESSAGE_CLEANUP.key.path == ["chat_service", "message_cleanup"]
+
+
+def test_the_ops_run_in_one_process_also_when_everything_is_materialized() -> None:
+    implicit = defs.resolve_implicit_global_asset_job_def()
+    assert implicit.executor_def.name == JOB.executor_def.name == "in_process"
+
+
+def test_schedule_and_sensor_run_by_default_and_in_utc() -> None:
+    schedule = defs.resolve_schedule_def("session_cleanup_daily")
+    assert schedule.cron_schedule == "0 4 * * *"
+    assert schedule.execution_timezone == "UTC"
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    sensor = defs.resolve_sensor_def("session_cleanup_gate")
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+
+
+def test_no_op_has_a_retry_policy_since_dagster_would_retry_what_was_interrupted() -> None:
+    assert all(node.definition.retry_policy is None for node in JOB.graph.nodes)
+
+
+def test_the_instance_keeps_cleanup_runs_apart_and_retries_crashes_only() -> None:
+    instance = yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())
+    assert instance["storage"] == {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
+    assert instance["concurrency"]["pools"] == {"granularity": "run", "default_limit": 1}
+    assert all(node.definition.pool == "session_cleanup" for node in JOB.graph.nodes)
+    assert instance["run_retries"]["retry_on_asset_or_op_failure"] is False
+    assert instance["run_monitoring"]["max_runtime_seconds"] > 0
+    assert instance["telemetry"] == {"enabled": False}
+
+
+def test_the_workspace_names_the_location_by_which_runs_from_the_command_line_are_filed() -> None:
+    workspace = yaml.safe_load((CHECKOUT / "workspace.yaml").read_text())
+    assert workspace["load_from"] == [
+        {"python_module": {"module_name": "cleanup_pipeline.definitions", "location_name": "cleanup_pipeline"}}
+    ]
