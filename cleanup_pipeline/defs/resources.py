@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 
 from dagster import ConfigurableResource, DagsterInstance, DagsterRun, InitResourceContext
-from psycopg import sql
 from pydantic import Field, PrivateAttr
 
 from cleanup_pipeline.defs.claim import claim_day
@@ -16,12 +15,11 @@ from cleanup_pipeline.gate.settings import GateConfigurationError, Settings
 from cleanup_pipeline.postgres import (
     APPLICATION_NAME,
     DATABASE_URL_VARIABLE,
-    ConfigurationError,
     Database,
-    Limits,
     Session,
 )
 from cleanup_pipeline.sweep import lock
+from cleanup_pipeline.sweep.as_of import choose_as_of
 from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED, Pace
 from cleanup_pipeline.sweep.result import Progress, Result, Status, worst
 from cleanup_pipeline.sweep.sweep import Options
@@ -157,34 +155,6 @@ def summary(results: Sequence[Result]) -> str:
         for result in results
     ]
     return "; ".join(told)
-
-
-def choose_as_of(session: Session, given: str | None) -> datetime:
-    """The instant that a run measures age against: `given`, or now by the database's clock.
-
-    Raises `ConfigurationError` where `given` has no zone, can't be read, or lies in the future.
-    """
-    with session.transaction(Limits(statement_s=5.0)) as transaction:
-        now: datetime = transaction.one(sql.SQL("select pg_catalog.clock_timestamp()"))[0]
-    if given is None:
-        return now.astimezone(UTC)
-    as_of = parse_as_of(given)
-    if as_of > now:
-        raise ConfigurationError(
-            f"as_of lies in the future ({as_of.isoformat()}); the database's clock says {now.isoformat()}."
-        )
-    return as_of
-
-
-def parse_as_of(given: str) -> datetime:
-    """Read ISO 8601 with a zone (`Z` or an offset). Raises `ConfigurationError`."""
-    try:
-        as_of = datetime.fromisoformat(given)
-    except ValueError:
-        raise ConfigurationError(f"as_of {given!r} is not ISO 8601, such as 2026-11-24T04:00:00Z.") from None
-    if as_of.tzinfo is None:
-        raise ConfigurationError(f"as_of {given!r} has no zone: add Z or an offset, such as 2026-11-24T04:00:00Z.")
-    return as_of.astimezone(UTC)
 
 
 def _night_end(run: DagsterRun | None) -> float | None:

@@ -1,6 +1,10 @@
 """Running the job in tests."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
@@ -8,6 +12,7 @@ from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 from cleanup_pipeline.definitions import defs
 from cleanup_pipeline.defs.resources import Observer, PostgresResource
 
+CHECKOUT = Path(__file__).parents[2]
 JOB = defs.resolve_job_def("session_cleanup")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 # With it a window is one page or row, and the rests make a run of a few hundred rows last for minutes.
@@ -32,6 +37,22 @@ def run_job(
         run_config={**QUIET, **(config or {})},
         raise_on_error=False,
         **arguments,
+    )
+
+
+def execute_job(url: str, dagster_home: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+    """Start `dagster job execute`, as a process of its own."""
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "cleanup_pipeline.definitions"]
+    return subprocess.Popen(
+        [*command, "-j", "session_cleanup", *arguments],
+        env={
+            **os.environ,
+            "CLEANUP_DATABASE_URL": url,
+            "DAGSTER_HOME": str(dagster_home),
+            "PYTHONPATH": str(CHECKOUT),
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
 
 

@@ -10,8 +10,8 @@ import pytest
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
 from psycopg import sql
 
-from cleanup_pipeline.demo.data import plant
 from cleanup_pipeline.defs.resources import Observer, PostgresResource
+from cleanup_pipeline.demo.data import plant
 from cleanup_pipeline.rules import RULES
 from cleanup_pipeline_tests.databases import name_of
 from cleanup_pipeline_tests.defs.runs import JOB, messages_of, metadata_of, run_job
@@ -163,9 +163,7 @@ def test_as_of_is_the_databases_clock_and_can_be_set_in_the_past_only(planted: s
         assert not run_job(planted, instance, config=future).success
         assert snapshot(connection) == before
         past = datetime.fromisoformat("2020-01-01T00:00:00+00:00")
-        result = run_job(
-            planted, config={"resources": {"cleanup_run": {"config": {"as_of": past.isoformat()}}}}
-        )
+        result = run_job(planted, config={"resources": {"cleanup_run": {"config": {"as_of": past.isoformat()}}}})
         assert result.success
         assert snapshot(connection) == before
 

@@ -1,10 +1,7 @@
 """A run stopped half way: by Ctrl-C, by SIGTERM, and by Terminate, also of a run that Dagster can't signal."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +13,7 @@ from dagster import AssetKey, AssetRecordsFilter, DagsterEventType, DagsterInsta
 
 from cleanup_pipeline.demo.data import plant
 from cleanup_pipeline_tests.databases import name_of
-from cleanup_pipeline_tests.defs.runs import NEVER_ENDING, run_job
-
-CHECKOUT = Path(__file__).parents[2]
+from cleanup_pipeline_tests.defs.runs import NEVER_ENDING, execute_job, run_job
 
 
 @pytest.fixture
@@ -73,18 +68,7 @@ def test_a_signal_stops_dagster_job_execute_within_a_window_and_the_run_ends_as_
     config = tmp_path / "run.json"
     config.write_text(json.dumps(NEVER_ENDING))
     before = closed(planted)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dagster", "job", "execute", "-m", "cleanup_pipeline.definitions"]
-        + ["-j", "session_cleanup", "-c", str(config)],
-        env={
-            **os.environ,
-            "CLEANUP_DATABASE_URL": planted,
-            "DAGSTER_HOME": str(dagster_home),
-            "PYTHONPATH": str(CHECKOUT),
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = execute_job(planted, dagster_home, "-c", str(config))
     try:
         until(lambda: closed(planted) > before)
         process.send_signal(number)

@@ -1,0 +1,79 @@
+"""Of the runs of a day, one works: the claim, in the job itself."""
+
+import json
+from pathlib import Path
+
+import psycopg
+import pytest
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+
+from cleanup_pipeline.demo.data import plant
+from cleanup_pipeline.gate import day
+from cleanup_pipeline_tests.defs.runs import execute_job, messages_of, run_job
+from cleanup_pipeline_tests.oracle import expected, snapshot
+
+TODAY = str(day.utc_day(day.utc_now()))
+NIGHTLY = {"cleanup/day": TODAY, "cleanup/trigger": "schedule"}
+
+
+@pytest.fixture
+def planted(database: str) -> str:
+    with psycopg.connect(database) as connection:
+        plant(connection, 200)
+    return database
+
+
+def ended(instance: DagsterInstance, run_id: str) -> tuple[DagsterRunStatus, str]:
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    return run.status, run.tags["cleanup/outcome"]
+
+
+def test_a_second_run_of_the_day_touches_nothing_and_ends_as_canceled_and_superseded(
+    planted: str, instance: DagsterInstance
+) -> None:
+    first = run_job(planted, instance, tags=NIGHTLY)
+    with psycopg.connect(planted, autocommit=True) as connection:
+        connection.execute("truncate after_hours_sessions, after_hours_matches, after_hours_messages cascade")
+        before = snapshot(connection)
+        second = run_job(planted, instance, tags=NIGHTLY | {"cleanup/trigger": "sensor"})
+        assert snapshot(connection) == before
+    assert ended(instance, first.run_id) == (DagsterRunStatus.SUCCESS, "success")
+    assert ended(instance, second.run_id) == (DagsterRunStatus.CANCELED, "superseded")
+    assert any(first.run_id in text for text in messages_of(instance, second.run_id))
+
+
+def test_of_runs_that_start_at_one_instant_one_works(
+    planted: str, instance: DagsterInstance, dagster_home: Path
+) -> None:
+    # In processes of their own, as Dagster launches them; two runs in one process would share its logging.
+    with psycopg.connect(planted, autocommit=True) as connection:
+        promised = expected(connection, connection.execute("select now()").fetchall()[0][0])
+        runs = [
+            execute_job(planted, dagster_home, "--tags", json.dumps(NIGHTLY | {"cleanup/trigger": trigger}))
+            for trigger in ("schedule", "sensor", "sensor")
+        ]
+        for run in runs:
+            run.wait(120)
+        assert snapshot(connection) == promised
+    outcomes = sorted(ended(instance, run.run_id)[1] for run in instance.get_runs())
+    assert outcomes == ["success", "superseded", "superseded"]
+
+
+def test_after_a_run_that_failed_the_next_one_of_the_day_works(planted: str, instance: DagsterInstance) -> None:
+    with psycopg.connect(planted, autocommit=True) as connection:
+        connection.execute("alter table after_hours_sessions rename to elsewhere")
+        first = run_job(planted, instance, tags=NIGHTLY)
+        connection.execute("alter table elsewhere rename to after_hours_sessions")
+    second = run_job(planted, instance, tags=NIGHTLY)
+    assert ended(instance, first.run_id) == (DagsterRunStatus.FAILURE, "refused")
+    assert ended(instance, second.run_id) == (DagsterRunStatus.SUCCESS, "success")
+
+
+def test_a_manual_run_claims_nothing(planted: str, instance: DagsterInstance) -> None:
+    run_job(planted, instance, tags=NIGHTLY)
+    manual = run_job(planted, instance, tags={"cleanup/trigger": "manual"})
+    assert manual.success
+    run: DagsterRun | None = instance.get_run_by_id(manual.run_id)
+    assert run is not None
+    assert "cleanup/claim" not in run.tags
