@@ -1,8 +1,8 @@
 """Connecting to PostgreSQL: pinned settings, bounded waits, and errors in our words.
 
 Databases and roles carry defaults (`alter role … set …`) that would change what a statement means. Every transaction of
-ours therefore pins what its correctness rests on. Nothing here, and nothing that is raised from here, repeats a password
-or a row: what a server says of a failure is told by its code and by the names of its objects alone.
+ours therefore pins what its correctness rests on. Nothing here, and nothing that is raised from here, repeats a
+password or a row: what a server says of a failure is told by its code and by the names of its objects alone.
 """
 
 import math
@@ -66,8 +66,8 @@ class Database:
     def parse(cls, url: str | None, variable: str = DATABASE_URL_VARIABLE) -> "Database":
         """Parse a libpq URL; `variable` is where it came from, for the message.
 
-        Raises `ConfigurationError` where it is missing or malformed. The message never quotes it: an unescaped character
-        in a password may have moved part of that password anywhere.
+        Raises `ConfigurationError` where it is missing or malformed. The message never quotes it: an unescaped
+        character in a password may have moved part of that password anywhere.
         """
         if not url:
             raise ConfigurationError(
@@ -85,8 +85,8 @@ class Database:
         name = str(parameters.get("dbname") or "")
         if not re.fullmatch(r"[\d,]*", port) or "@" in host[1:] or "@" in name or "://" in name:
             raise malformed
-        host = str(parameters.get("hostaddr") or "") if not host else host
-        label = f"{host or 'localhost'}:{port or 5432}/{name or parameters.get('user') or ''}"
+        where = host or str(parameters.get("hostaddr") or "localhost")
+        label = f"{where}:{port or 5432}/{name or parameters.get('user') or ''}"
         return cls(parameters, label)
 
     def __str__(self) -> str:
@@ -154,7 +154,7 @@ _CONNECTION_FAILURES = (
     ),
     (
         r"certificate|SSL|TLS",
-        "can't be reached: TLS was refused or its certificate is not trusted; check sslmode and sslrootcert in the URL.",
+        "can't be reached: TLS was refused or the certificate not trusted; check sslmode and sslrootcert in the URL.",
     ),
     (
         r"translate host name|resolve|Name or service not known|getaddrinfo|No address associated",
@@ -395,8 +395,8 @@ def _milliseconds(seconds: float) -> int:
 def _pins(server_version: int, search_path: str) -> sql.Composed:
     """Every setting on which correctness rests, for the length of one transaction.
 
-    Triggers run in our session, and may rely on the role's own search path: it is kept, behind `pg_catalog`, which our
-    own statements name everything else against. `row_security = off` makes the server raise where a policy would hide rows.
+    Triggers run in our session, and may rely on the role's own search path: it is kept, behind `pg_catalog`. Our own
+    statements qualify their tables. `row_security = off` makes the server raise where a policy would hide rows.
     """
     settings = {
         "search_path": ", ".join(part for part in ("pg_catalog", search_path, "pg_temp") if part),

@@ -1,8 +1,8 @@
 """What is cleaned, as data.
 
-A rule names a table, what is done to its rows, and which rows are due. Op, asset, plan, preflight, grants and the command
-line follow from it. Another table stands in a rule only as a `Reference`, never as SQL: the sweep owns the one safe way to
-judge an orphan.
+A rule names a table, what is done to its rows, and which rows are due. Op, asset, plan, preflight, grants and the
+command line follow from it. Another table stands in a rule only as a `Reference`, never as SQL: the sweep owns the one
+safe way to judge an orphan.
 """
 
 from collections.abc import Mapping
@@ -38,9 +38,9 @@ class Close:
 class Age:
     """How old a row must be before it is due.
 
-    A row's age is the greatest of those of `columns` that the table has; the first must exist. A row whose age is null or
-    in the future is never due. A *retention* is how long rows are kept; a *grace* is how long the app may take to complete
-    what it writes in several transactions (a fingerprint may be committed before its session).
+    A row's age is the greatest of those of `columns` that the table has; the first must exist. A row whose age is null
+    or in the future is never due. A *retention* is how long rows are kept; a *grace* is how long the app may take to
+    complete what it writes in several transactions (a fingerprint may be committed before its session).
     """
 
     columns: tuple[str, ...]
@@ -63,8 +63,8 @@ class Rule:
 
     `due` holds conditions on the row itself, in SQL, with `%(as_of)s` (never another table; the conditions on age and
     reference are added by the sweep). `columns` names the columns that `due` and `action` use, with their types.
-    `may_touch` names the tables that the write may reach by a cascade. `max_share` is the fuse: the largest share of its
-    table that the rule may take in one run.
+    `may_touch` names the tables that the write may reach by a cascade. `max_share` is the fuse: the largest share of
+    its table that the rule may take in one run.
     """
 
     name: str

@@ -28,7 +28,7 @@ POOL = "session_cleanup"
 MESSAGE_CLEANUP = AssetSpec(
     key=AssetKey(["chat_service", "message_cleanup"]),
     group_name="chat_service",
-    description="chat-service's own nightly message cleanup, due at 03:00 UTC. The cleanup below waits for it to succeed.",
+    description="chat-service's own nightly message cleanup, due at 03:00 UTC. What is below waits for its success.",
 )
 
 

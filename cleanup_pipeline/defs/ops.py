@@ -1,8 +1,9 @@
 """Carrying out one rule within a Dagster step: the sweep works in a thread, the step watches it.
 
-An interrupt (Ctrl-C, SIGTERM, Terminate in the UI) must reach the server, with true counts of what was committed before.
-Raised in the midst of psycopg's own waiting it would leave the statement running, and committing, unseen. So the step's
-thread takes the interrupt, asks the sweep to stop after its window, and ends the step when that has happened.
+An interrupt (Ctrl-C, SIGTERM, Terminate in the UI) must reach the server, with true counts of what was committed
+before. Raised in the midst of psycopg's own waiting it would leave the statement running, and committing, unseen. So
+the step's thread takes the interrupt, asks the sweep to stop after its window, and ends the step when that has
+happened.
 """
 
 import time
@@ -73,8 +74,9 @@ def carry_out(
     if result.status is Status.INTERRUPTED:
         context.log.warning(f"{rule.name} was interrupted; {result.affected:,} rows were committed before and stay.")
         raise _canceled(context)
+    ended = "failed" if result.status is Status.FAILED else f"was {result.status.value}"
     raise Failure(
-        description=f"{rule.name} {'was ' if result.status is not Status.FAILED else ''}{result.status.value}: {result.error}",
+        description=f"{rule.name} {ended}: {result.error}",
         metadata=metadata,
         allow_retries=False,
     )

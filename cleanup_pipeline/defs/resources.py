@@ -29,8 +29,8 @@ from cleanup_pipeline.sweep.window import Budget
 class PostgresResource(ConfigurableResource[None]):
     """The database to clean, by psycopg 3.
 
-    Without a `url` it is that of CLEANUP_DATABASE_URL, looked up when an op connects: the code location loads without it,
-    and the URL stands in no table of Dagster's.
+    Without a `url` it is that of CLEANUP_DATABASE_URL, looked up when an op connects: the code location loads without
+    it, and the URL stands in no table of Dagster's.
     """
 
     url: str | None = Field(default=None, repr=False, description=f"A libpq URL; unset: {DATABASE_URL_VARIABLE}.")

@@ -11,7 +11,7 @@ from typing import Any
 from psycopg import errors, sql
 
 from cleanup_pipeline.postgres import Limits, Transaction
-from cleanup_pipeline.sweep.preflight import Leaf
+from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.reader import Reader
 from cleanup_pipeline.sweep.statements import Statements
 

@@ -32,3 +32,16 @@ class Fuse:
             f"and the rule may take {self.max_share:.0%}. Check that the parent table is complete; if it is, "
             f"lift the fuse for one run with --allow-share and a --reason."
         )
+
+
+MOST_SCANNED_PAGES = 100_000_000
+"""So many pages of other tables a sweep may scan for want of an index: about a day's reading."""
+
+
+def check_scans(due: int, pages_each: int, table: object) -> None:
+    """Raise `RefusedError` where deleting `due` rows, each scanning so many pages elsewhere, would take too long."""
+    if due * pages_each > MOST_SCANNED_PAGES:
+        raise RefusedError(
+            f"Deleting {due:,} rows of {table} would scan {due * pages_each:,} pages of tables that refer to it "
+            f"without an index. Build the index that cleanup-pipeline doctor names first."
+        )

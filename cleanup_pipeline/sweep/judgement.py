@@ -8,7 +8,8 @@ rows from older snapshots too, and from then on our lock keeps it out.
 from psycopg import sql
 
 from cleanup_pipeline.postgres import Transaction
-from cleanup_pipeline.sweep.preflight import Leaf, RefusedError
+from cleanup_pipeline.sweep.catalog import Leaf
+from cleanup_pipeline.sweep.preflight import RefusedError
 from cleanup_pipeline.sweep.statements import Blocks, Statements
 
 
@@ -27,7 +28,7 @@ def judged(statements: Statements, transaction: Transaction, leaf: Leaf, blocks:
 
 
 def count(statements: Statements, transaction: Transaction, leaf: Leaf, blocks: Blocks) -> tuple[int, str | None]:
-    """How many orphans there are in `blocks`, and the oldest's time as text. Raises `RefusedError` on an empty parent."""
+    """How many orphans there are in `blocks`, and the oldest's time. Raises `RefusedError` on an empty parent."""
     found, oldest = transaction.one(statements.count_orphans(leaf, blocks))
     require_parent(transaction, statements, leaf, orphans=found)
     return found, oldest
@@ -41,7 +42,7 @@ def require_parent(transaction: Transaction, statements: Statements, leaf: Leaf,
         reference = statements.rule.orphan_of
         assert reference  # noqa: S101 -- only orphan rules are judged
         raise RefusedError(
-            f"{reference.parent} is empty while rows of {leaf.table} refer to it: every one of them would be an orphan. "
+            f"{reference.parent} is empty while rows of {leaf.table} refer to it: each of them would be an orphan. "
             f"Check that {reference.parent} was restored completely."
         )
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Pace:
     """What a sweep may cost the app.
 
-    `window_s` is how long one writing transaction should take, `slice_s` one reading transaction, in seconds; after each
-    the sweep rests `rest` times what it took. No snapshot is held for longer than `snapshot_s`.
+    `window_s` is how long one writing transaction should take, `slice_s` one reading transaction, in seconds; after
+    each the sweep rests `rest` times what it took. No snapshot is held for longer than `snapshot_s`.
     """
 
     name: str
@@ -18,8 +18,8 @@ class Pace:
     snapshot_s: float
 
 
-# What the app feels is the length of a writing transaction. With windows of about 2 ms and a rest of four times that, its
-# p99 stayed at 1.2 to 1.6 of what it is alone; windows of 50 to 200 ms, with whatever rest, made it 5 to 15.
+# What the app feels is the length of a writing transaction. With windows of about 2 ms and a rest of four times that,
+# its p99 stayed at 1.2 to 1.6 of what it is alone; windows of 50 to 200 ms, with whatever rest, made it 5 to 15.
 DEFAULT = Pace("default", window_s=0.0015, slice_s=0.005, rest=4.0, snapshot_s=1.0)
 FULL_SPEED = Pace("full speed", window_s=0.15, slice_s=30.0, rest=0.0, snapshot_s=30.0)
 
@@ -27,8 +27,8 @@ FULL_SPEED = Pace("full speed", window_s=0.15, slice_s=30.0, rest=0.0, snapshot_
 class Stride:
     """A step's size, in pages or rows, adapted so that a step takes about `target_s` seconds.
 
-    It at most doubles, and never trusts a unit to cost less than `floor_s`: after an empty stretch of the table, where a
-    page costs next to nothing, the next full one must not make a long step. It learns of dear units at once, and of
+    It at most doubles, and never trusts a unit to cost less than `floor_s`: after an empty stretch of the table, where
+    a page costs next to nothing, the next full one must not make a long step. It learns of dear units at once, and of
     cheap ones little by little.
     """
 

@@ -9,7 +9,7 @@ import psycopg
 from cleanup_pipeline.postgres import CleanupError, Session, explain
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep import access, judgement, preflight
-from cleanup_pipeline.sweep.fuse import Fuse
+from cleanup_pipeline.sweep.fuse import Fuse, check_scans
 from cleanup_pipeline.sweep.preflight import RefusedError, Target
 from cleanup_pipeline.sweep.reader import InterruptedSweepError, Reader
 from cleanup_pipeline.sweep.result import Status
@@ -21,8 +21,8 @@ from cleanup_pipeline.sweep.sweep import Options, statements_for
 class Plan:
     """What a sweep of `rule` would do now.
 
-    `candidates` is how many rows are due, `oldest` the time of the oldest of them as PostgreSQL writes it, `undated` how
-    many rows have no age and so will never be due. None: not known.
+    `candidates` is how many rows are due, `oldest` the time of the oldest of them as PostgreSQL writes it, `undated`
+    how many rows have no age and so will never be due. None: not known.
     """
 
     rule: str
@@ -81,6 +81,7 @@ def _measure(planned: Plan, target: Target, reader: Reader, options: Options) ->
         _check_fuse(planned, target, statements, reader, options)
     else:
         _measure_due(planned, target, statements, reader)
+    check_scans(planned.candidates, target.scanned_pages, target.rule.table)
     planned.undated = _count_undated(target, statements, reader) if target.age_may_be_null else 0
 
 
@@ -142,7 +143,7 @@ def _add(planned: Plan, due: int, oldest: str | None) -> None:
 
 
 def _sort_key(moment: str) -> tuple[int, str]:
-    """An order for times as PostgreSQL writes them: -infinity, then BC (the later the year, the earlier), then the rest."""
+    """An order for times as PostgreSQL writes them: -infinity, then BC (a later year is earlier), then the rest."""
     if moment == "-infinity":
         return (0, "")
     if moment.endswith("BC"):

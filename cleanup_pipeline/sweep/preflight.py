@@ -1,24 +1,25 @@
 """What is checked before a sweep may write.
 
-Everything is read from the catalog, as the database is now. A *refusal* keeps the rule from touching anything; a *warning*
-and a *note* are told and let it run.
+Everything is read from the catalog, as the database is now. A *refusal* keeps the rule from touching anything; a
+*warning* and a *note* are told and let it run.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
 
-from psycopg import sql
-
-from cleanup_pipeline.postgres import CleanupError, Limits, Session, Transaction
+from cleanup_pipeline.postgres import CleanupError, Limits, Session
 from cleanup_pipeline.rules import Close, Delete, Reference, Rule, Table
+from cleanup_pipeline.sweep.catalog import ACTIONS, KINDS, Catalog, ForeignKey, Leaf, Relation, Trigger
 
 OLDEST_SERVER = 140000
 _TIMESTAMP = "timestamp with time zone"
 _MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
 _CATALOG_LIMITS = Limits(statement_s=10.0)
+_LONG_TRANSACTION_MINUTES = 10
+_MANY_DEAD_ROWS = 10_000
+_LARGE_DEAD_SHARE = 0.2
 
 
 class RefusedError(CleanupError):
@@ -45,17 +46,12 @@ class Finding:
         return f"{self.what} {self.do}".strip()
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """A table that holds rows itself: a plain table, or a partition."""
-
-    oid: int
-    table: Table
-
-
 @dataclass(frozen=True)
 class Target:
-    """A rule as it meets the database: the tables to sweep and what is known of them."""
+    """A rule as it meets the database: the tables to sweep and what is known of them.
+
+    `scanned_pages`: so many pages of other tables each deleted row scans, for want of an index on a foreign key.
+    """
 
     rule: Rule
     leaves: tuple[Leaf, ...]
@@ -64,6 +60,7 @@ class Target:
     reference_type: str | None
     parent_is_indexed: bool
     guard: str | None
+    scanned_pages: int = 0
     triggers: tuple[str, ...] = ()
     vetoing_triggers: tuple[str, ...] = ()
 
@@ -96,7 +93,7 @@ def inspect(session: Session, rule: Rule) -> Report:
     """Look at everything that a sweep of `rule` would meet. Reads the catalog only."""
     report = Report(rule)
     with session.transaction(_CATALOG_LIMITS) as transaction:
-        catalog = _Catalog(transaction)
+        catalog = Catalog(transaction)
         report.findings += _server(catalog, session)
         table = catalog.relation(rule.table)
         report.findings += _kind(table, rule.table, swept=True)
@@ -113,11 +110,16 @@ def inspect(session: Session, rule: Rule) -> Report:
         leaves = catalog.leaves(table)
         report.findings += _leaf_kinds(catalog, leaves)
         report.findings += _privileges(catalog, rule, table, leaves, parent)
-        report.findings += _row_security(catalog, rule, leaves, parent)
+        report.findings += _row_security(catalog, leaves, parent)
         report.findings += _blast_radius(catalog, rule, table, leaves)
         triggers = catalog.triggers([leaf.oid for leaf in leaves], rule.action)
         report.findings += _triggers(rule, triggers)
-        report.findings += _publications(catalog, rule, leaves)
+        report.findings += _publications(catalog, rule.action, leaves)
+        guard = catalog.guard(rule.orphan_of, table, parent) if rule.orphan_of and parent else None
+        report.findings += _guard(catalog, rule, table, guard)
+        unindexed = _unindexed_keys(catalog, table, leaves)
+        report.findings += _scans(rule, unindexed)
+        report.findings += _advice(catalog, rule, table, leaves)
         report.target = Target(
             rule=rule,
             leaves=leaves,
@@ -126,327 +128,19 @@ def inspect(session: Session, rule: Rule) -> Report:
             and all(table.columns[c].nullable for c in (rule.age.columns if rule.age else ()) if c in table.columns),
             reference_type=table.columns[rule.orphan_of.column].type if rule.orphan_of else None,
             parent_is_indexed=bool(rule.orphan_of and parent and catalog.is_indexed(parent, rule.orphan_of.key)),
-            guard=catalog.guard(rule.orphan_of, table, parent) if rule.orphan_of and parent else None,
+            guard=guard,
+            scanned_pages=sum(key.pages for key in unindexed) if isinstance(rule.action, Delete) else 0,
             triggers=tuple(trigger.name for trigger in triggers),
             vetoing_triggers=tuple(trigger.name for trigger in triggers if trigger.may_veto),
         )
     return report
 
 
-# --- What the catalog says -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    number: int
-    type: str
-    collation: int
-    built_in: bool
-    nullable: bool
-
-
-@dataclass(frozen=True)
-class _Relation:
-    oid: int
-    table: Table
-    kind: str
-    has_heirs: bool
-    columns: dict[str, _Column]
-
-
-@dataclass(frozen=True, slots=True)
-class _Trigger:
-    name: str
-    may_veto: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _ForeignKey:
-    name: str
-    child: int
-    child_name: str
-    parent: int
-    key: tuple[int, ...]
-    on_delete: str
-    on_update: str
-    deferred: bool
-
-
-_ACTIONS = {"c": "cascade", "n": "set null", "d": "set default", "a": "no action", "r": "restrict"}
-_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "c": "a composite type"}
-
-
-class _Catalog:
-    """Questions to the system catalog, within one transaction."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        self._transaction = transaction
-
-    def _rows(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
-        literals = {name: sql.Literal(value) for name, value in values.items()}
-        return self._transaction.rows(sql.SQL(query).format(**literals))
-
-    def server(self) -> tuple[bool, bool, str, datetime]:
-        ((standby, read_only, role, now),) = self._rows(
-            """
-            select pg_is_in_recovery(), current_setting('default_transaction_read_only')::bool,
-                   current_setting('session_replication_role'), clock_timestamp()
-            """
-        )
-        return standby, read_only, role, now
-
-    def relation(self, table: Table) -> _Relation | None:
-        found = self._rows(
-            """
-            select c.oid::bigint, c.relkind::text,
-                   exists (
-                       select from pg_inherits i
-                       join pg_class heir on heir.oid = i.inhrelid
-                       where i.inhparent = c.oid and not heir.relispartition
-                   )
-            from pg_class c
-            join pg_namespace n on n.oid = c.relnamespace
-            where n.nspname = {schema} and c.relname = {name}
-            """,
-            schema=table.schema,
-            name=table.name,
-        )
-        if not found:
-            return None
-        oid, kind, has_heirs = found[0]
-        columns = self._rows(
-            """
-            select a.attname, a.attnum, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), null), a.attcollation::bigint,
-                   t.typtype = 'b' and t.typnamespace = 'pg_catalog'::regnamespace, not a.attnotnull
-            from pg_attribute a
-            join pg_type t on t.oid = a.atttypid
-            where a.attrelid = {oid}::oid and a.attnum > 0 and not a.attisdropped
-            """,
-            oid=oid,
-        )
-        return _Relation(oid, table, kind, has_heirs, {name: _Column(*rest) for name, *rest in columns})
-
-    def leaves(self, table: _Relation) -> tuple[Leaf, ...]:
-        if table.kind != "p":
-            return (Leaf(table.oid, table.table),)
-        return tuple(
-            Leaf(oid, Table(name, schema))
-            for oid, schema, name in self._rows(
-                """
-                select c.oid::bigint, n.nspname, c.relname
-                from pg_partition_tree({oid}::oid::regclass) p
-                join pg_class c on c.oid = p.relid
-                join pg_namespace n on n.oid = c.relnamespace
-                where p.isleaf and c.relkind <> 'p'
-                order by n.nspname, c.relname
-                """,
-                oid=table.oid,
-            )
-        )
-
-    def foreign_leaves(self, leaves: tuple[Leaf, ...]) -> list[str]:
-        return [
-            name
-            for (name,) in self._rows(
-                "select oid::regclass::text from pg_class where relkind = 'f' and oid = any({oids}::bigint[]::oid[])",
-                oids=[leaf.oid for leaf in leaves],
-            )
-        ]
-
-    def is_indexed(self, relation: _Relation, column: str) -> bool:
-        ((indexed,),) = self._rows(
-            """
-            select exists (
-                select from pg_index
-                where indrelid = {oid}::oid and indisvalid and indpred is null and indkey[0] = {column}
-            )
-            """,
-            oid=relation.oid,
-            column=relation.columns[column].number,
-        )
-        return bool(indexed)
-
-    def guard(self, reference: Reference, table: _Relation, parent: _Relation) -> str | None:
-        """The foreign key that makes an orphan impossible: validated, enforced, and all of its triggers enabled."""
-        enforced = "c.conenforced" if self._has_column("pg_constraint", "conenforced") else "true"
-        found = self._rows(
-            f"""
-            with recursive c as (
-                select * from pg_constraint
-                where contype = 'f' and conrelid = {{table}}::oid and confrelid = {{parent}}::oid
-                  and conkey = array[{{column}}]::int2[] and confkey = array[{{key}}]::int2[]
-            ), family (root, oid) as (
-                select oid, oid from c
-                union all
-                select f.root, child.oid from family f join pg_constraint child on child.conparentid = f.oid
-            )
-            select c.conname
-            from c
-            where c.convalidated and {enforced}
-              and not exists (
-                  select from pg_trigger t
-                  join family f on f.oid = t.tgconstraint
-                  where f.root = c.oid and t.tgenabled not in ('O', 'A')
-              )
-            order by c.conname
-            limit 1
-            """,  # noqa: S608 -- a column of the catalog that older servers lack
-            table=table.oid,
-            parent=parent.oid,
-            column=table.columns[reference.column].number,
-            key=parent.columns[reference.key].number,
-        )
-        return found[0][0] if found else None
-
-    def _has_column(self, relation: str, column: str) -> bool:
-        ((found,),) = self._rows(
-            "select exists (select from pg_attribute where attrelid = {relation}::regclass and attname = {column})",
-            relation=f"pg_catalog.{relation}",
-            column=column,
-        )
-        return bool(found)
-
-    def family(self, oids: list[int]) -> set[int]:
-        """The tables, and the partitioned tables above them: a foreign key that points at either points at their rows."""
-        return {
-            oid
-            for (oid,) in self._rows(
-                """
-                select oid::bigint from unnest({oids}::bigint[]) as oid
-                union
-                select a.relid::oid::bigint from unnest({oids}::bigint[]) as leaf, pg_partition_ancestors(leaf::oid::regclass) a
-                where a.relid is not null
-                """,
-                oids=oids,
-            )
-        }
-
-    def foreign_keys(self) -> list[_ForeignKey]:
-        return [
-            _ForeignKey(name, child, child_name, parent, tuple(key), on_delete, on_update, deferred)
-            for name, child, child_name, parent, key, on_delete, on_update, deferred in self._rows(
-                """
-                select conname, conrelid::bigint, conrelid::regclass::text, confrelid::bigint, confkey,
-                       confdeltype::text, confupdtype::text, condeferred
-                from pg_constraint
-                where contype = 'f'
-                order by conrelid::regclass::text, conname
-                """
-            )
-        ]
-
-    def rewrite_rules(self, oids: list[int], action: Delete | Close) -> list[tuple[str, str]]:
-        return [
-            (name, table)
-            for name, table in self._rows(
-                """
-                select rulename, ev_class::regclass::text from pg_rewrite
-                where ev_class = any({oids}::bigint[]::oid[]) and ev_type = {event} and ev_enabled <> 'D'
-                order by rulename
-                """,
-                oids=oids,
-                event="4" if isinstance(action, Delete) else "2",
-            )
-        ]
-
-    def triggers(self, oids: list[int], action: Delete | Close) -> list[_Trigger]:
-        """The app's enabled triggers that fire on what the rule does. Type bits: 1 row, 2 before, 8 delete, 16 update."""
-        return [
-            _Trigger(name, may_veto)
-            for name, may_veto in self._rows(
-                """
-                select distinct tgname, tgtype & 3 = 3
-                from pg_trigger t
-                where tgrelid = any({oids}::bigint[]::oid[]) and not tgisinternal and tgenabled in ('O', 'A')
-                  and tgtype & {event} <> 0
-                  and (cardinality(tgattr) = 0 or exists (
-                      select from pg_attribute a
-                      where a.attrelid = t.tgrelid and a.attnum = any(t.tgattr) and a.attname = {column}
-                  ))
-                order by tgname
-                """,
-                oids=oids,
-                event=8 if isinstance(action, Delete) else 16,
-                column=action.column if isinstance(action, Close) else "",
-            )
-        ]
-
-    def missing_privileges(
-        self, wanted: list[tuple[str, int, str | None, str]]
-    ) -> list[tuple[str, int, str | None, str]]:
-        """Those of (privilege, relation, column, grant) that this role lacks; column None: on any column."""
-        missing = []
-        for privilege, oid, column, grant in wanted:
-            if column is None:
-                query = "select has_any_column_privilege({oid}::oid, {privilege})"
-                if privilege == "DELETE":
-                    query = "select has_table_privilege({oid}::oid, {privilege})"
-                ((held,),) = self._rows(query, oid=oid, privilege=privilege)
-            else:
-                ((held,),) = self._rows(
-                    "select has_column_privilege({oid}::oid, {column}, {privilege})",
-                    oid=oid,
-                    column=column,
-                    privilege=privilege,
-                )
-            if not held:
-                missing.append((privilege, oid, column, grant))
-        return missing
-
-    def may_make_temporary_tables(self) -> tuple[bool, str]:
-        ((may, database),) = self._rows(
-            "select has_database_privilege(current_database(), 'TEMP'), quote_ident(current_database())"
-        )
-        return may, database
-
-    def may_use_schema(self, schema: str) -> bool:
-        ((may,),) = self._rows("select has_schema_privilege({schema}, 'USAGE')", schema=schema)
-        return bool(may)
-
-    def role(self) -> str:
-        ((role,),) = self._rows("select quote_ident(current_user)")
-        return str(role)
-
-    def hides_rows(self, oids: list[int]) -> list[str]:
-        return [
-            name
-            for (name,) in self._rows(
-                "select oid::regclass::text from unnest({oids}::bigint[]) as oid where row_security_active(oid::oid)",
-                oids=oids,
-            )
-        ]
-
-    def unidentified_published(self, oids: list[int], action: Delete | Close) -> list[tuple[str, str]]:
-        """Published tables whose rows have no identity: the server refuses every such write."""
-        column = "pubdelete" if isinstance(action, Delete) else "pubupdate"
-        return [
-            (table, publication)
-            for table, publication in self._rows(
-                f"""
-                select c.oid::regclass::text, p.pubname
-                from pg_class c
-                join pg_namespace n on n.oid = c.relnamespace
-                join pg_publication_tables pt on pt.schemaname = n.nspname and pt.tablename = c.relname
-                join pg_publication p on p.pubname = pt.pubname and p.{column}
-                where c.oid = any({{oids}}::bigint[]::oid[])
-                  and (c.relreplident = 'n' or c.relreplident = 'd' and not exists (
-                      select from pg_index i where i.indrelid = c.oid and i.indisprimary and i.indisvalid
-                  ))
-                order by 1, 2
-                """,  # noqa: S608 -- one of two columns of the catalog
-                oids=oids,
-            )
-        ]
-
-
-# --- What follows from it --------------------------------------------------------------------------------------------
-
-
 def _refusal(what: str, do: str = "") -> Finding:
     return Finding(Severity.REFUSAL, what, do)
 
 
-def _server(catalog: _Catalog, session: Session) -> Iterator[Finding]:
+def _server(catalog: Catalog, session: Session) -> Iterator[Finding]:
     if session.server_version < OLDEST_SERVER:
         yield _refusal(
             f"The server is PostgreSQL {session.server_version // 10000}; 14 or later is needed (scans by block range)."
@@ -456,7 +150,7 @@ def _server(catalog: _Catalog, session: Session) -> Iterator[Finding]:
         yield _refusal("The server is a standby and can't be written to.", "Point the URL at the primary.")
     if read_only:
         yield _refusal(
-            "Transactions are read-only here (default_transaction_read_only, set for the role, database or in the URL).",
+            "Transactions are read-only here (default_transaction_read_only, by role, database or URL).",
             "Use a role that may write.",
         )
     if replication_role != "origin":
@@ -472,21 +166,21 @@ def _server(catalog: _Catalog, session: Session) -> Iterator[Finding]:
         )
 
 
-def _kind(relation: _Relation | None, table: Table, *, swept: bool) -> Iterator[Finding]:
+def _kind(relation: Relation | None, table: Table, *, swept: bool) -> Iterator[Finding]:
     if relation is None:
         yield _refusal(f"The table {table} does not exist in this database.", "Check the database in the URL.")
     elif relation.kind not in ("r", "p"):
-        yield _refusal(f"{table} is {_KINDS.get(relation.kind, 'no table')}; a table was expected.")
+        yield _refusal(f"{table} is {KINDS.get(relation.kind, 'no table')}; a table was expected.")
     elif swept and relation.has_heirs:
         yield _refusal(f"{table} has tables that inherit from it and are no partitions; they can't be swept safely.")
 
 
-def _leaf_kinds(catalog: _Catalog, leaves: tuple[Leaf, ...]) -> Iterator[Finding]:
+def _leaf_kinds(catalog: Catalog, leaves: tuple[Leaf, ...]) -> Iterator[Finding]:
     for name in catalog.foreign_leaves(leaves):
         yield _refusal(f"The partition {name} is a foreign table; only this database's own tables can be swept.")
 
 
-def _columns(rule: Rule, table: _Relation) -> Iterator[Finding]:
+def _columns(rule: Rule, table: Relation) -> Iterator[Finding]:
     expected = dict(rule.columns)
     for place, column in enumerate(rule.age.columns if rule.age else ()):
         if place == 0 or column in table.columns:
@@ -499,7 +193,7 @@ def _columns(rule: Rule, table: _Relation) -> Iterator[Finding]:
             yield _refusal(f"The column {table.table}.{name} is {found.type}; {type_} was expected.")
 
 
-def _reference(reference: Reference, name: Table, table: _Relation, parent: _Relation) -> Iterator[Finding]:
+def _reference(reference: Reference, name: Table, table: Relation, parent: Relation) -> Iterator[Finding]:
     column, key = table.columns.get(reference.column), parent.columns.get(reference.key)
     if column is None:
         yield _refusal(f"The table {name} has no column {reference.column}.")
@@ -520,7 +214,7 @@ def _reference(reference: Reference, name: Table, table: _Relation, parent: _Rel
 
 
 def _privileges(
-    catalog: _Catalog, rule: Rule, table: _Relation, leaves: tuple[Leaf, ...], parent: _Relation | None
+    catalog: Catalog, rule: Rule, table: Relation, leaves: tuple[Leaf, ...], parent: Relation | None
 ) -> Iterator[Finding]:
     role = catalog.role()
     for schema in dict.fromkeys([rule.table.schema, *(leaf.table.schema for leaf in leaves)]):
@@ -576,9 +270,7 @@ def columns_read(rule: Rule, existing: set[str]) -> list[str]:
     return list(dict.fromkeys(reads))
 
 
-def _row_security(
-    catalog: _Catalog, rule: Rule, leaves: tuple[Leaf, ...], parent: _Relation | None
-) -> Iterator[Finding]:
+def _row_security(catalog: Catalog, leaves: tuple[Leaf, ...], parent: Relation | None) -> Iterator[Finding]:
     oids = [leaf.oid for leaf in leaves] + ([parent.oid] if parent else [])
     for name in catalog.hides_rows(oids):
         yield _refusal(
@@ -587,7 +279,7 @@ def _row_security(
         )
 
 
-def _blast_radius(catalog: _Catalog, rule: Rule, relation: _Relation, leaves: tuple[Leaf, ...]) -> Iterator[Finding]:
+def _blast_radius(catalog: Catalog, rule: Rule, relation: Relation, leaves: tuple[Leaf, ...]) -> Iterator[Finding]:
     start = catalog.family([leaf.oid for leaf in leaves]) | {relation.oid}
     keys = catalog.foreign_keys()
     reached: set[int] = set()
@@ -602,7 +294,7 @@ def _blast_radius(catalog: _Catalog, rule: Rule, relation: _Relation, leaves: tu
             if key.parent != parent or (changed is not None and changed not in key.key):
                 continue
             action = key.on_delete if deleting else key.on_update
-            name = f"{key.child_name} ({key.name}, on {'delete' if deleting else 'update'} {_ACTIONS[action]})"
+            name = f"{key.child_name} ({key.name}, on {'delete' if deleting else 'update'} {ACTIONS[action]})"
             if action in "ar":
                 if parent in start and name not in told:
                     told.add(name)
@@ -615,7 +307,8 @@ def _blast_radius(catalog: _Catalog, rule: Rule, relation: _Relation, leaves: tu
             if key.child not in own and name not in told:
                 told.add(name)
                 yield _refusal(
-                    f"{rule.name} would reach {key.child_name}, which the rule does not name as its own: {path} ← {name}.",
+                    f"{rule.name} would reach {key.child_name}, which the rule does not name as its own: "
+                    f"{path} ← {name}.",
                     "Drop that foreign key's action, or name the table in the rule's may_touch.",
                 )
             # What a cascade deletes may cascade further; what it sets to null or a default does not.
@@ -626,7 +319,7 @@ def _blast_radius(catalog: _Catalog, rule: Rule, relation: _Relation, leaves: tu
         yield _refusal(f"The rewrite rule {rewrite} on {name} changes what the statement does.", "Drop the rule.")
 
 
-def _triggers(rule: Rule, triggers: list[_Trigger]) -> Iterator[Finding]:
+def _triggers(rule: Rule, triggers: list[Trigger]) -> Iterator[Finding]:
     for trigger in triggers:
         if trigger.may_veto:
             yield Finding(Severity.WARNING, f"The trigger {trigger.name} on {rule.table} may keep rows or do more.")
@@ -634,9 +327,80 @@ def _triggers(rule: Rule, triggers: list[_Trigger]) -> Iterator[Finding]:
             yield Finding(Severity.NOTE, f"The trigger {trigger.name} on {rule.table} fires on what the rule does.")
 
 
-def _publications(catalog: _Catalog, rule: Rule, leaves: tuple[Leaf, ...]) -> Iterator[Finding]:
-    for table, publication in catalog.unidentified_published([leaf.oid for leaf in leaves], rule.action):
+def _publications(catalog: Catalog, action: Delete | Close, leaves: tuple[Leaf, ...]) -> Iterator[Finding]:
+    for table, publication in catalog.unidentified_published([leaf.oid for leaf in leaves], action):
         yield _refusal(
             f"{table} is published by {publication} without a replica identity: the server refuses every such write.",
             f"alter table {table} replica identity full; or give it a primary key.",
         )
+
+
+def _guard(catalog: Catalog, rule: Rule, relation: Relation, guard: str | None) -> Iterator[Finding]:
+    reference = rule.orphan_of
+    if guard is None or reference is None:
+        return
+    what = f"Guarded by {guard}: a row of {rule.table} can't refer to a row of {reference.parent} that does not exist."
+    (key,) = [key for key in catalog.foreign_keys() if key.name == guard and key.child == relation.oid]
+    if key.on_delete == "n":
+        what += f" Rows whose parent was deleted show as {reference.column} is null, and are kept."
+    yield Finding(Severity.NOTE, what)
+
+
+def _unindexed_keys(catalog: Catalog, relation: Relation, leaves: tuple[Leaf, ...]) -> list[ForeignKey]:
+    swept = catalog.family([leaf.oid for leaf in leaves]) | {relation.oid}
+    return [key for key in catalog.foreign_keys() if key.parent in swept and not key.indexed]
+
+
+def _scans(rule: Rule, keys: list[ForeignKey]) -> Iterator[Finding]:
+    deletes = isinstance(rule.action, Delete)
+    for key in keys:
+        yield Finding(
+            Severity.WARNING if deletes else Severity.NOTE,
+            f"{key.child_name} ({key.name}) refers to {rule.table} without an index on {key.columns}: each row that is "
+            f"deleted there scans its {key.pages:,} pages{'' if deletes else ' (this rule deletes none)'}.",
+            f"create index concurrently on {key.child_name} ({key.columns});",
+        )
+
+
+def _advice(catalog: Catalog, rule: Rule, relation: Relation, leaves: tuple[Leaf, ...]) -> Iterator[Finding]:
+    oids = [leaf.oid for leaf in leaves]
+    column = rule.action.value if isinstance(rule.action, Close) else rule.age.columns[0] if rule.age else None
+    if column and not rule.orphan_of and not catalog.leads_by(relation, column):
+        yield Finding(
+            Severity.NOTE,
+            f"No index begins with {column} of {rule.table}: its {catalog.pages(oids):,} pages are read each time.",
+            f"If that is too much: create index concurrently on {rule.table} ({column}); or, where rows lie in the "
+            f"order of their making, using brin.",
+        )
+    if isinstance(rule.action, Close) and (reached := _reached_by_deleting(catalog, relation, leaves)):
+        yield Finding(
+            Severity.NOTE,
+            f"Deleting rows of {rule.table} would reach {', '.join(reached)}. This rule deletes none.",
+        )
+    dead, live = catalog.dead_rows(oids)
+    if dead > max(_MANY_DEAD_ROWS, live * _LARGE_DEAD_SHARE):
+        yield Finding(Severity.NOTE, f"{dead:,} dead rows have piled up in {rule.table}.", f"vacuum {rule.table};")
+    number, since = catalog.long_transactions(_LONG_TRANSACTION_MINUTES)
+    if number:
+        yield Finding(
+            Severity.NOTE,
+            f"{number:,} transactions are open for more than {_LONG_TRANSACTION_MINUTES} minutes, the oldest since "
+            f"{since} UTC: until they end, vacuum can't free what is deleted.",
+            "See pg_stat_activity.",
+        )
+
+
+def _reached_by_deleting(catalog: Catalog, relation: Relation, leaves: tuple[Leaf, ...]) -> list[str]:
+    """The tables that a delete would change, by whatever path."""
+    found: dict[int, str] = {}
+    swept = catalog.family([leaf.oid for leaf in leaves]) | {relation.oid}
+    paths = list(swept)
+    keys = catalog.foreign_keys()
+    while paths:
+        parent = paths.pop()
+        for key in keys:
+            if key.parent == parent and key.on_delete in "cnd" and key.child not in found:
+                found[key.child] = key.child_name
+                if key.on_delete == "c":
+                    paths.append(key.child)
+    return sorted(found.values())

@@ -19,8 +19,8 @@ from cleanup_pipeline.postgres import (
     Session,
     Transaction,
 )
+from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.pace import Pace, Stride
-from cleanup_pipeline.sweep.preflight import Leaf
 from cleanup_pipeline.sweep.statements import Blocks, Statements
 
 # Reconnecting so often within one sweep, something else is wrong.
@@ -92,7 +92,7 @@ class Reader:
         judged: bool = False,
         at_once: bool = False,
     ) -> Iterator[tuple[float, T]]:
-        """Do `work` for one slice of `leaf` after the other, resting in between; yields the share done, and the outcome.
+        """Do `work` for one slice of `leaf` after the other, with rests; yields the share done and the outcome.
 
         `at_once` begins with the whole table: where a slice costs as much as all of them.
         """

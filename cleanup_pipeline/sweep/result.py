@@ -47,8 +47,8 @@ class Progress:
 class Result:
     """How a sweep ended.
 
-    Counts are of committed changes. `remaining` is how many rows are due and still there (None: not known). A *batch* is
-    one writing transaction. `duration_s` is the sweep's own time, from preflight to the look at what remains.
+    Counts are of committed changes. `remaining` is how many rows are due and still there (None: not known). A *batch*
+    is one writing transaction. `duration_s` is the sweep's own time, from preflight to the look at what remains.
     """
 
     rule: str

@@ -3,8 +3,8 @@
 Two laws shape it. A condition on the row itself stands in the statement that writes, so that `READ COMMITTED` checks it
 again on the newest version of a row that the app has just changed. A condition on another table never does: there the
 re-check would see the other table by the old snapshot. An orphan is judged first, which gives *pairs* of its address
-(`ctid`) and the reference's value; the writing statement takes a row where both still match. A `ctid` alone is no identity:
-a rewritten table gives it to another row.
+(`ctid`) and the reference's value; the writing statement takes a row where both still match. A `ctid` alone is no
+identity: a rewritten table gives it to another row.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from psycopg import sql
 
 from cleanup_pipeline.rules import Close, Table
-from cleanup_pipeline.sweep.preflight import Leaf, Target
+from cleanup_pipeline.sweep.catalog import Leaf
+from cleanup_pipeline.sweep.preflight import Target
 
 # What was judged lives in a temporary table. Its rows are read back in the order in which they were written, by their
 # own addresses: the first lies behind NO_CANDIDATE.
@@ -223,14 +224,17 @@ class Statements:
     def count_by_age(self, leaf: Leaf, at_most: int) -> sql.Composed:
         """How many rows are due, counted up to `at_most`, and the oldest's time."""
         return sql.SQL(
-            "select count(*), min(age)::text from (select {age} as age from {table} as t where {due} order by {age} limit {limit}) as oldest"
+            "select count(*), min(age)::text"
+            " from (select {age} as age from {table} as t where {due} order by {age} limit {limit}) as oldest"
         ).format(age=self.age, table=identifier(leaf.table), due=self._due, limit=sql.Literal(at_most))
 
     def gather(self, leaf: Leaf, at_most: int) -> sql.Composed:
         """Keep the addresses of the oldest due rows, in the order of their addresses."""
         return sql.SQL(
             "insert into {candidates} (tid)"
-            " select tid from (select t.ctid as tid from {table} as t where {due} order by {age} limit {limit}) as oldest order by tid"
+            " select tid"
+            " from (select t.ctid as tid from {table} as t where {due} order by {age} limit {limit}) as oldest"
+            " order by tid"
         ).format(
             candidates=_CANDIDATES,
             table=identifier(leaf.table),
@@ -248,9 +252,15 @@ class Statements:
         ).format(sql.Literal(leaf.oid))
 
     def count_due(self, leaf: Leaf, scope: Scope) -> sql.Composed:
-        """How many rows of `scope` are due (of an orphan rule: are still what they were judged to be), and the oldest."""
+        """How many rows of `scope` are due (of an orphan rule: still what they were judged to be), and the oldest."""
         return sql.SQL("select count(*), min({})::text from {} as t where {} and {}").format(
             self.age, identifier(leaf.table), self._within(scope), self._due
+        )
+
+    def ages(self, leaf: Leaf, scope: Scope) -> sql.Composed:
+        """When the oldest and the newest due row of `scope` were made or last changed."""
+        return sql.SQL("select min({age})::text, max({age})::text from {table} as t where {within} and {due}").format(
+            age=self.age, table=identifier(leaf.table), within=self._within(scope), due=self._due
         )
 
     def due_addresses(self, leaf: Leaf, scope: Scope) -> sql.Composed:
@@ -265,7 +275,8 @@ class Statements:
     def is_kept(self, leaf: Leaf, scope: Scope) -> sql.Composed:
         """Whether a due row of `scope` is there that nobody has locked."""
         return sql.SQL(
-            "select exists (select from (select from {} as t where {} and {} limit 1 for update of t skip locked) as free)"
+            "select exists (select from"
+            " (select from {} as t where {} and {} limit 1 for update of t skip locked) as free)"
         ).format(identifier(leaf.table), self._within(scope), self._due)
 
     def count_undated(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:

@@ -1,8 +1,8 @@
 """Carrying out one rule: many short transactions, each cleaning one window of the table.
 
-Preflight looks whether the rule may run at all. An orphan rule then judges; the fuse counts what was judged. The windows
-follow, each at its pace. A look at what remains ends the pass, and where rows have moved behind the walk, another pass
-takes them. Nothing here knows Dagster.
+Preflight looks whether the rule may run at all. An orphan rule then judges; the fuse counts what was judged. The
+windows follow, each at its pace. A look at what remains ends the pass, and where rows have moved behind the walk,
+another pass takes them. Nothing here knows Dagster.
 """
 
 import threading
@@ -18,9 +18,10 @@ from psycopg import sql
 from cleanup_pipeline.postgres import CleanupError, Limits, LostConnectionError, Row, Session, Transaction, explain
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep import access, judgement, lock, preflight
-from cleanup_pipeline.sweep.fuse import Fuse
+from cleanup_pipeline.sweep.catalog import Leaf
+from cleanup_pipeline.sweep.fuse import Fuse, check_scans
 from cleanup_pipeline.sweep.pace import DEFAULT, Pace, Stride
-from cleanup_pipeline.sweep.preflight import Leaf, RefusedError, Target
+from cleanup_pipeline.sweep.preflight import RefusedError, Target
 from cleanup_pipeline.sweep.reader import CandidatesLostError, FailedError, InterruptedSweepError, Reader
 from cleanup_pipeline.sweep.result import Progress, Result, Status
 from cleanup_pipeline.sweep.statements import (
@@ -73,7 +74,7 @@ class _Judged:
 
 
 class Sweep:
-    """One rule, once. Iterate to carry it out: a `Progress` comes after each window, and `result` is complete at the end.
+    """One rule, once. Iterate to carry it out: a `Progress` comes after each window; `result` is complete at the end.
 
     No expected failure is raised: `result` tells it. An iteration that is given up (the generator closed) stops there.
     """
@@ -134,6 +135,8 @@ class Sweep:
 
     def _clean_due(self, target: Target, statements: Statements, writer: Writer) -> Iterator[Progress]:
         result = self.result
+        if target.scanned_pages:
+            check_scans((yield from self._look(target, statements)), target.scanned_pages, self.rule.table)
         for _ in range(MOST_PASSES):
             before = result.affected
             writer.leftovers = Leftovers()
@@ -228,13 +231,23 @@ class Sweep:
     ) -> Generator[Progress, None, int]:
         judged = yield from self._judge(target, statements)
         orphans = sum(part.rows for part in judged)
-        yield from self._check_fuse(target, statements, orphans)
+        try:
+            yield from self._check_fuse(target, statements, orphans)
+        except RefusedError as refused:
+            raise RefusedError(f"{refused}{self._when(judged, statements)}") from None
+        check_scans(orphans, target.scanned_pages, self.rule.table)
         taken = 0
         for part in judged:
             for share in self._take(part, statements, writer, doubtful):
                 yield self._progress("windows", (taken + share * part.rows) / orphans)
             taken += part.rows
         return orphans
+
+    def _when(self, judged: list[_Judged], statements: Statements) -> str:
+        """When, not whose: what was orphaned in one night has one cause."""
+        part = max(judged, key=lambda part: part.rows)
+        oldest, newest = self._step(statements.ages(part.leaf, Candidates(part.after, part.last, part.rows)))
+        return f" They were made or last changed between {oldest} and {newest}."
 
     def _judge(self, target: Target, statements: Statements) -> Generator[Progress, None, list[_Judged]]:
         def make(transaction: Transaction) -> None:
@@ -292,6 +305,7 @@ class Sweep:
                 orphans += found
                 yield self._progress("judging", share)
         yield from self._check_fuse(target, statements, orphans)
+        check_scans(orphans, target.scanned_pages, self.rule.table)
         self.result.access = "judged and taken slice by slice: a pooler stands before the server"
         ceiling = self.result.affected + orphans
         for leaf in target.leaves:
@@ -366,8 +380,8 @@ class Sweep:
             return
         if target.vetoing_triggers and self._any_kept(target, statements):
             raise FailedError(
-                f"{result.remaining:,} rows of {target.rule.table} stay although nothing holds them: a trigger keeps them "
-                f"or brings them back ({', '.join(target.vetoing_triggers)})."
+                f"{result.remaining:,} rows of {target.rule.table} stay although nothing holds them: a trigger keeps "
+                f"them or brings them back ({', '.join(target.vetoing_triggers)})."
             )
         result.notes.append(
             f"{result.remaining:,} rows of {target.rule.table} were locked or changed meanwhile and stay."

@@ -2,7 +2,8 @@
 
 A writing transaction gives up well before the app's deadlock detector (`lock_timeout`, and `statement_timeout`, since a
 statement may wait for more than one lock). A window that was held up is done again without the rows that somebody has
-locked; those are tried once more at the end. A window that a single row spoils is narrowed down to that row, which stays.
+locked; those are tried once more at the end. A window that a single row spoils is narrowed down to that row, which
+stays.
 """
 
 import time
@@ -12,7 +13,7 @@ import psycopg
 from psycopg import errors
 
 from cleanup_pipeline.postgres import CommitInDoubtError, Limits, LostConnectionError, Session, explain
-from cleanup_pipeline.sweep.preflight import Leaf
+from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.reader import CandidatesLostError, FailedError, Reader
 from cleanup_pipeline.sweep.result import Result
 from cleanup_pipeline.sweep.statements import Blocks, Candidates, Rows, Scope, Statements
@@ -24,8 +25,8 @@ _LONGEST_LOCK_WAIT_S = 0.1
 # So many rows that can't be changed are no exceptions any more.
 MOST_SPOILT_ROWS = 1_000
 _HELD_UP = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected, errors.SerializationFailure)
-# A row, or a trigger on it, is the cause: integrity, data, triggered action, external routine, PL/pgSQL, and what else a
-# trigger may raise by itself. Anything else would fail for every row.
+# A row, or a trigger on it, is the cause: integrity, data, triggered action, external routine, PL/pgSQL, and what else
+# a trigger may raise by itself. Anything else would fail for every row.
 _SPOILT_CLASSES = ("21", "22", "23", "27", "38", "39", "44", "P0")
 
 

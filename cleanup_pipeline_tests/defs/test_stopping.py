@@ -42,17 +42,15 @@ def closed(url: str) -> int:
 def assert_stopped_with_true_counts(url: str, instance: DagsterInstance, run: DagsterRun, before: int) -> None:
     assert run.status is DagsterRunStatus.CANCELED
     assert run.tags["cleanup/outcome"] == "interrupted"
-    told = [
-        entry.get_dagster_event().step_materialization_data  # only materializations have it
-        for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION)
-    ]
-    assert told == [], "an interrupted step must not make its asset look fresh"
+    # An interrupted step must not make its asset look fresh.
+    assert not instance.all_logs(run.run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION)
     (observed,) = instance.fetch_observations(
         AssetRecordsFilter(asset_key=AssetKey(["after_hours", "sessions"])), limit=10
     ).records
     assert observed.asset_observation is not None
-    affected = observed.asset_observation.metadata["rows_affected"].value
-    assert 0 < closed(url) - before == affected < 1000
+    done = closed(url) - before
+    assert observed.asset_observation.metadata["rows_affected"].value == done
+    assert 0 < done < 1000
     with psycopg.connect(url) as connection:
         ((working,),) = connection.execute(
             "select count(*) from pg_stat_activity where datname = %s and application_name like 'cleanup_pipeline%%'",

@@ -1,0 +1,403 @@
+"""Questions to the system catalog: what a table is, who may do what with it, and what a write to it would set off."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import sql
+
+from cleanup_pipeline.postgres import Transaction
+from cleanup_pipeline.rules import Close, Delete, Reference, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A table that holds rows itself: a plain table, or a partition."""
+
+    oid: int
+    table: Table
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its base type and collation; `built_in`: the type is one of pg_catalog's own, and no domain."""
+
+    number: int
+    type: str
+    collation: int
+    built_in: bool
+    nullable: bool
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation; `kind` is pg_class.relkind, `has_heirs` is about tables that inherit and are no partitions."""
+
+    oid: int
+    table: Table
+    kind: str
+    has_heirs: bool
+    columns: dict[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A trigger that fires on what the rule does; `may_veto`: it runs before a row is written."""
+
+    name: str
+    may_veto: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A foreign key of `child` that points at `key` of `parent`; the actions are pg_constraint's letters.
+
+    `columns` are the child's, quoted and separated by commas; `indexed`: a valid index of it begins with them; without
+    one each deleted row of the parent scans the child's `pages`.
+    """
+
+    name: str
+    child: int
+    child_name: str
+    parent: int
+    key: tuple[int, ...]
+    on_delete: str
+    on_update: str
+    deferred: bool
+    columns: str
+    indexed: bool
+    pages: int
+
+
+ACTIONS = {"c": "cascade", "n": "set null", "d": "set default", "a": "no action", "r": "restrict"}
+KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "c": "a composite type"}
+
+
+class Catalog:
+    """Questions to the system catalog, within one transaction."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    def _rows(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
+        literals = {name: sql.Literal(value) for name, value in values.items()}
+        return self._transaction.rows(sql.SQL(query).format(**literals))
+
+    def server(self) -> tuple[bool, bool, str, datetime]:
+        """Whether it is a standby, whether transactions are read-only, the replication role, and its clock."""
+        ((standby, read_only, role, now),) = self._rows(
+            """
+            select pg_is_in_recovery(), current_setting('default_transaction_read_only')::bool,
+                   current_setting('session_replication_role'), clock_timestamp()
+            """
+        )
+        return standby, read_only, role, now
+
+    def relation(self, table: Table) -> Relation | None:
+        """The relation of that name; None where there is none."""
+        found = self._rows(
+            """
+            select c.oid::bigint, c.relkind::text,
+                   exists (
+                       select from pg_inherits i
+                       join pg_class heir on heir.oid = i.inhrelid
+                       where i.inhparent = c.oid and not heir.relispartition
+                   )
+            from pg_class c
+            join pg_namespace n on n.oid = c.relnamespace
+            where n.nspname = {schema} and c.relname = {name}
+            """,
+            schema=table.schema,
+            name=table.name,
+        )
+        if not found:
+            return None
+        oid, kind, has_heirs = found[0]
+        columns = self._rows(
+            """
+            select a.attname, a.attnum, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), null),
+                   a.attcollation::bigint, t.typtype = 'b' and t.typnamespace = 'pg_catalog'::regnamespace,
+                   not a.attnotnull
+            from pg_attribute a
+            join pg_type t on t.oid = a.atttypid
+            where a.attrelid = {oid}::oid and a.attnum > 0 and not a.attisdropped
+            """,
+            oid=oid,
+        )
+        return Relation(oid, table, kind, has_heirs, {name: Column(*rest) for name, *rest in columns})
+
+    def leaves(self, table: Relation) -> tuple[Leaf, ...]:
+        """The tables that hold its rows: itself, or its partitions by name."""
+        if table.kind != "p":
+            return (Leaf(table.oid, table.table),)
+        return tuple(
+            Leaf(oid, Table(name, schema))
+            for oid, schema, name in self._rows(
+                """
+                select c.oid::bigint, n.nspname, c.relname
+                from pg_partition_tree({oid}::oid::regclass) p
+                join pg_class c on c.oid = p.relid
+                join pg_namespace n on n.oid = c.relnamespace
+                where p.isleaf and c.relkind <> 'p'
+                order by n.nspname, c.relname
+                """,
+                oid=table.oid,
+            )
+        )
+
+    def foreign_leaves(self, leaves: tuple[Leaf, ...]) -> list[str]:
+        """Those of the leaves that are foreign tables."""
+        return [
+            name
+            for (name,) in self._rows(
+                "select oid::regclass::text from pg_class where relkind = 'f' and oid = any({oids}::bigint[]::oid[])",
+                oids=[leaf.oid for leaf in leaves],
+            )
+        ]
+
+    def is_indexed(self, relation: Relation, column: str) -> bool:
+        """Whether a valid index over all rows begins with the column."""
+        ((indexed,),) = self._rows(
+            """
+            select exists (
+                select from pg_index
+                where indrelid = {oid}::oid and indisvalid and indpred is null and indkey[0] = {column}
+            )
+            """,
+            oid=relation.oid,
+            column=relation.columns[column].number,
+        )
+        return bool(indexed)
+
+    def leads_by(self, relation: Relation, column: str) -> bool:
+        """Whether a valid index, also over a part of the rows, begins with the column."""
+        ((leads,),) = self._rows(
+            "select exists (select from pg_index where indrelid = {oid}::oid and indisvalid and indkey[0] = {column})",
+            oid=relation.oid,
+            column=relation.columns[column].number,
+        )
+        return bool(leads)
+
+    def pages(self, oids: list[int]) -> int:
+        """How many blocks these relations have."""
+        ((pages,),) = self._rows(
+            """
+            select coalesce(sum(pg_relation_size(oid::oid::regclass)), 0)::bigint
+                   / current_setting('block_size')::bigint
+            from unnest({oids}::bigint[]) as oid
+            """,
+            oids=oids,
+        )
+        return int(pages)
+
+    def dead_rows(self, oids: list[int]) -> tuple[int, int]:
+        """How many dead and live rows the statistics know of."""
+        ((dead, live),) = self._rows(
+            """
+            select coalesce(sum(n_dead_tup), 0)::bigint, coalesce(sum(n_live_tup), 0)::bigint
+            from pg_stat_user_tables
+            where relid = any({oids}::bigint[]::oid[])
+            """,
+            oids=oids,
+        )
+        return dead, live
+
+    def long_transactions(self, minutes: int) -> tuple[int, str | None]:
+        """How many other transactions are open for longer than that, and since when the oldest is (UTC)."""
+        ((number, since),) = self._rows(
+            """
+            select count(*), to_char(min(xact_start), 'YYYY-MM-DD HH24:MI')
+            from pg_stat_activity
+            where xact_start < clock_timestamp() - {minutes} * interval '1 minute' and pid <> pg_backend_pid()
+            """,
+            minutes=minutes,
+        )
+        return number, since
+
+    def guard(self, reference: Reference, table: Relation, parent: Relation) -> str | None:
+        """The foreign key that makes an orphan impossible: validated, enforced, and all of its triggers enabled."""
+        enforced = "c.conenforced" if self._has_column("pg_constraint", "conenforced") else "true"
+        found = self._rows(
+            f"""
+            with recursive c as (
+                select * from pg_constraint
+                where contype = 'f' and conrelid = {{table}}::oid and confrelid = {{parent}}::oid
+                  and conkey = array[{{column}}]::int2[] and confkey = array[{{key}}]::int2[]
+            ), family (root, oid) as (
+                select oid, oid from c
+                union all
+                select f.root, child.oid from family f join pg_constraint child on child.conparentid = f.oid
+            )
+            select c.conname
+            from c
+            where c.convalidated and {enforced}
+              and not exists (
+                  select from pg_trigger t
+                  join family f on f.oid = t.tgconstraint
+                  where f.root = c.oid and t.tgenabled not in ('O', 'A')
+              )
+            order by c.conname
+            limit 1
+            """,  # noqa: S608 -- a column of the catalog that older servers lack
+            table=table.oid,
+            parent=parent.oid,
+            column=table.columns[reference.column].number,
+            key=parent.columns[reference.key].number,
+        )
+        return found[0][0] if found else None
+
+    def _has_column(self, relation: str, column: str) -> bool:
+        ((found,),) = self._rows(
+            "select exists (select from pg_attribute where attrelid = {relation}::regclass and attname = {column})",
+            relation=f"pg_catalog.{relation}",
+            column=column,
+        )
+        return bool(found)
+
+    def family(self, oids: list[int]) -> set[int]:
+        """The tables, and the partitioned tables above them: a foreign key to either points at their rows."""
+        return {
+            oid
+            for (oid,) in self._rows(
+                """
+                select oid::bigint from unnest({oids}::bigint[]) as oid
+                union
+                select a.relid::oid::bigint from unnest({oids}::bigint[]) as leaf,
+                pg_partition_ancestors(leaf::oid::regclass) a where a.relid is not null
+                """,
+                oids=oids,
+            )
+        }
+
+    def foreign_keys(self) -> list[ForeignKey]:
+        """Every foreign key of the database."""
+        return [
+            ForeignKey(name, child, child_name, parent, tuple(key), *rest)
+            for name, child, child_name, parent, key, *rest in self._rows(
+                """
+                select c.conname, c.conrelid::bigint, c.conrelid::regclass::text, c.confrelid::bigint, c.confkey,
+                       c.confdeltype::text, c.confupdtype::text, c.condeferred,
+                       (select string_agg(quote_ident(a.attname), ', ' order by k.place)
+                        from unnest(c.conkey) with ordinality as k (number, place)
+                        join pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.number),
+                       exists (
+                           select from pg_index i
+                           where i.indrelid = c.conrelid and i.indisvalid and i.indpred is null
+                             -- An int2vector counts from 0; the order of the columns does not matter.
+                             and (i.indkey::int2[])[0:cardinality(c.conkey) - 1] @> c.conkey
+                       ),
+                       pg_table_size(c.conrelid) / current_setting('block_size')::bigint
+                from pg_constraint c
+                where c.contype = 'f'
+                order by c.conrelid::regclass::text, c.conname
+                """
+            )
+        ]
+
+    def rewrite_rules(self, oids: list[int], action: Delete | Close) -> list[tuple[str, str]]:
+        """The rewrite rules, with their tables, that change what the rule's statement does."""
+        return [
+            (name, table)
+            for name, table in self._rows(
+                """
+                select rulename, ev_class::regclass::text from pg_rewrite
+                where ev_class = any({oids}::bigint[]::oid[]) and ev_type = {event} and ev_enabled <> 'D'
+                order by rulename
+                """,
+                oids=oids,
+                event="4" if isinstance(action, Delete) else "2",
+            )
+        ]
+
+    def triggers(self, oids: list[int], action: Delete | Close) -> list[Trigger]:
+        """The app's enabled triggers that fire on what the rule does. Bits: 1 row, 2 before, 8 delete, 16 update."""
+        return [
+            Trigger(name, may_veto)
+            for name, may_veto in self._rows(
+                """
+                select distinct tgname, tgtype & 3 = 3
+                from pg_trigger t
+                where tgrelid = any({oids}::bigint[]::oid[]) and not tgisinternal and tgenabled in ('O', 'A')
+                  and tgtype & {event} <> 0
+                  and (cardinality(tgattr) = 0 or exists (
+                      select from pg_attribute a
+                      where a.attrelid = t.tgrelid and a.attnum = any(t.tgattr) and a.attname = {column}
+                  ))
+                order by tgname
+                """,
+                oids=oids,
+                event=8 if isinstance(action, Delete) else 16,
+                column=action.column if isinstance(action, Close) else "",
+            )
+        ]
+
+    def missing_privileges(
+        self, wanted: list[tuple[str, int, str | None, str]]
+    ) -> list[tuple[str, int, str | None, str]]:
+        """Those of (privilege, relation, column, grant) that this role lacks; column None: on any column."""
+        missing = []
+        for privilege, oid, column, grant in wanted:
+            if column is None:
+                query = "select has_any_column_privilege({oid}::oid, {privilege})"
+                if privilege == "DELETE":
+                    query = "select has_table_privilege({oid}::oid, {privilege})"
+                ((held,),) = self._rows(query, oid=oid, privilege=privilege)
+            else:
+                ((held,),) = self._rows(
+                    "select has_column_privilege({oid}::oid, {column}, {privilege})",
+                    oid=oid,
+                    column=column,
+                    privilege=privilege,
+                )
+            if not held:
+                missing.append((privilege, oid, column, grant))
+        return missing
+
+    def may_make_temporary_tables(self) -> tuple[bool, str]:
+        """Whether this role may, and the database's name, quoted."""
+        ((may, database),) = self._rows(
+            "select has_database_privilege(current_database(), 'TEMP'), quote_ident(current_database())"
+        )
+        return may, database
+
+    def may_use_schema(self, schema: str) -> bool:
+        """Whether this role may."""
+        ((may,),) = self._rows("select has_schema_privilege({schema}, 'USAGE')", schema=schema)
+        return bool(may)
+
+    def role(self) -> str:
+        """The name of the role that we are, quoted."""
+        ((role,),) = self._rows("select quote_ident(current_user)")
+        return str(role)
+
+    def hides_rows(self, oids: list[int]) -> list[str]:
+        """The relations of which row-level security may hide rows from this role."""
+        return [
+            name
+            for (name,) in self._rows(
+                "select oid::regclass::text from unnest({oids}::bigint[]) as oid where row_security_active(oid::oid)",
+                oids=oids,
+            )
+        ]
+
+    def unidentified_published(self, oids: list[int], action: Delete | Close) -> list[tuple[str, str]]:
+        """Published tables whose rows have no identity: the server refuses every such write."""
+        column = "pubdelete" if isinstance(action, Delete) else "pubupdate"
+        return [
+            (table, publication)
+            for table, publication in self._rows(
+                f"""
+                select c.oid::regclass::text, p.pubname
+                from pg_class c
+                join pg_namespace n on n.oid = c.relnamespace
+                join pg_publication_tables pt on pt.schemaname = n.nspname and pt.tablename = c.relname
+                join pg_publication p on p.pubname = pt.pubname and p.{column}
+                where c.oid = any({{oids}}::bigint[]::oid[])
+                  and (c.relreplident = 'n' or c.relreplident = 'd' and not exists (
+                      select from pg_index i where i.indrelid = c.oid and i.indisprimary and i.indisvalid
+                  ))
+                order by 1, 2
+                """,  # noqa: S608 -- one of two columns of the catalog
+                oids=oids,
+            )
+        ]
