@@ -23,6 +23,7 @@ APPLICATION_NAME = "cleanup_pipeline"
 CONNECT_TIMEOUT_S = 10
 # A client that froze or vanished must not leave its locks behind for the hours that servers allow by default.
 IDLE_IN_TRANSACTION_TIMEOUT_S = 5.0
+_IDLE_SESSION_TIMEOUT = "8s"
 _RECONNECT_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0)
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _TCP_USER_TIMEOUT_MS = 20_000
@@ -237,9 +238,21 @@ class Session:
         self.server_version, backend_pid, self._search_path, self.deadlock_timeout_s = found
         # A pooler gives its clients a process id of its own making.
         self.pooled = backend_pid != connection.info.backend_pid
+        if not self.pooled and self.server_version >= 140000:
+            self._end_when_idle(connection)
         self._pins = _pins(self.server_version, self._search_path)
         self._connection = connection
         self.generation += 1
+
+    def _end_when_idle(self, connection: "psycopg.Connection[Row]") -> None:
+        """Have the server end the session, and with it our locks, when the client freezes between transactions."""
+        try:
+            connection.execute(sql.SQL("set idle_session_timeout = {}").format(sql.Literal(_IDLE_SESSION_TIMEOUT)))
+        except psycopg.Error as error:
+            connection.close()
+            raise UnreachableError(
+                f"The database {self.database} broke the connection off: {explain(error)}."
+            ) from None
 
     def reconnect(self, stop: threading.Event) -> bool:
         """Drop the connection and open a new one, with growing pauses, for about a minute.
@@ -382,6 +395,7 @@ class Transaction:
 # Raised by a server that ends our connection, also where psycopg has not noticed yet that it is gone.
 _SERVER_WENT_AWAY = (
     errors.AdminShutdown,
+    errors.IdleSessionTimeout,
     errors.CrashShutdown,
     errors.CannotConnectNow,
     errors.IdleInTransactionSessionTimeout,

@@ -1,9 +1,7 @@
 """`cleanup-pipeline demo`: the whole pipeline on a server of its own, with known numbers to clean."""
 
 import os
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from cleanup_pipeline.cli.signals import interrupts
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -33,11 +33,12 @@ def demo(rows: int) -> None:
     existing, fills them with synthetic rows, and runs the job through Dagster. Nothing is left behind. Ends with 1 if
     the counts are not the ones that were planted.
     """
+    import tempfile
+
     from cleanup_pipeline.demo.server import DemoUnavailable, embedded_server
 
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    signal.signal(signal.SIGINT, _as_interrupt)
     try:
+        interrupts.raise_them()
         with embedded_server(durable=False) as server, tempfile.TemporaryDirectory(prefix="cleanup-") as folder:
             sys.exit(_show(server, Path(folder), rows))
     except DemoUnavailable as unavailable:
@@ -46,11 +47,6 @@ def demo(rows: int) -> None:
     except KeyboardInterrupt:
         click.echo("The demo was interrupted; its server is gone.", err=True)
         sys.exit(130)
-
-
-def _as_interrupt(*_: object) -> None:
-    """Let SIGTERM, too, end the blocks that stop the server."""
-    raise KeyboardInterrupt
 
 
 def _show(server: "EmbeddedServer", folder: Path, rows: int) -> int:

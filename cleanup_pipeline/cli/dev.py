@@ -2,13 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 import click
+
+from cleanup_pipeline.cli.signals import interrupts
 
 _VARIABLES = {"CLEANUP_DATABASE_URL": "after_hours", "DAGSTER_POSTGRES_URL": "dagster"}
 _PLANTED_ROWS = 10_000
@@ -23,12 +23,13 @@ def dev(host: str, port: int) -> None:
     Where CLEANUP_DATABASE_URL or DAGSTER_POSTGRES_URL is not set, an embedded PostgreSQL takes its place, with a few
     synthetic rows to clean; it is gone when the command ends.
     """
+    import tempfile
+
     from cleanup_pipeline.cli.home import make_home
     from cleanup_pipeline.demo.server import DemoUnavailable
 
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    signal.signal(signal.SIGINT, _as_interrupt)
     try:
+        interrupts.raise_them()
         with ExitStack() as stack:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cleanup-")))
             workspace = make_home(home)
@@ -41,11 +42,6 @@ def dev(host: str, port: int) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _as_interrupt(*_: object) -> None:
-    """Let SIGTERM, too, end the blocks that stop the server."""
-    raise KeyboardInterrupt
 
 
 def _serve_what_is_missing(stack: ExitStack) -> None:
@@ -76,6 +72,8 @@ def _plant(url: str) -> None:
 
 def _run_dagster(workspace: Path, host: str, port: int) -> int:
     """Run `dagster dev` until it ends or we are told to; it is waited for: its children end before the server."""
+    import subprocess
+
     command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", host, "-p", str(port)]
     # In a session of its own: Ctrl-C reaches us alone, and it once.
     process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 -- our own arguments

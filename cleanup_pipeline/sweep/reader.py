@@ -60,6 +60,7 @@ class Reader:
         self._stop = stop
         self._relock = relock
         self._reconnects = 0
+        self._judged_in = 0
 
     def once(
         self, work: Callable[[Transaction], T], limits: Limits = _SHORT, *, judged: bool = False, writes: bool = False
@@ -70,13 +71,22 @@ class Reader:
         `writes` it makes or fills a temporary table.
         """
         while True:
+            if judged:
+                self.check_judged()
             try:
                 with self._session.transaction(limits, writes=writes) as transaction:
                     return work(transaction)
             except LostConnectionError as lost:
                 self.reconnect(lost)
-                if judged:
-                    raise CandidatesLostError from None
+
+    def keep_judged(self) -> None:
+        """Remember that what is judged lives in the connection that there is now."""
+        self._judged_in = self._session.generation
+
+    def check_judged(self) -> None:
+        """Raise `CandidatesLostError` where that connection is gone."""
+        if self._session.generation != self._judged_in:
+            raise CandidatesLostError
 
     def pages(self, statements: Statements, leaf: Leaf) -> int:
         """How many blocks `leaf` has now."""

@@ -8,7 +8,7 @@ identity: a rewritten table gives it to another row.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from psycopg import sql
 
@@ -88,7 +88,8 @@ class Statements:
     def __init__(self, target: Target, as_of: datetime, age: timedelta | None) -> None:
         self.target = target
         self.rule = target.rule
-        self._due = self._row_condition(as_of, age)
+        # In UTC: in a zone that sets its clocks back, arithmetic goes by the clock on the wall.
+        self._due = self._row_condition(as_of.astimezone(UTC), age)
 
     def _row_condition(self, as_of: datetime, age: timedelta | None) -> sql.Composed:
         conditions: list[sql.Composable] = []

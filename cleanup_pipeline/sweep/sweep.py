@@ -21,7 +21,7 @@ from cleanup_pipeline.sweep import access, judgement, lock, preflight
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.fuse import Fuse, check_scans
 from cleanup_pipeline.sweep.pace import DEFAULT, Pace, Stride
-from cleanup_pipeline.sweep.preflight import RefusedError, Target
+from cleanup_pipeline.sweep.preflight import RefusedError, Severity, Target
 from cleanup_pipeline.sweep.reader import CandidatesLostError, FailedError, InterruptedSweepError, Reader
 from cleanup_pipeline.sweep.result import Progress, Result, Status
 from cleanup_pipeline.sweep.statements import (
@@ -115,7 +115,7 @@ class Sweep:
         result = self.result
         self._ensure_connected()
         report = preflight.require(self._session, self.rule)
-        result.notes += [str(finding) for finding in report.findings]
+        result.notes += [str(finding) for finding in report.findings if finding.severity is Severity.WARNING]
         target = report.target
         assert target is not None  # noqa: S101 -- preflight refuses without one
         result.longest_batch_ms = 0.0
@@ -137,7 +137,8 @@ class Sweep:
         result = self.result
         if target.scanned_pages:
             check_scans((yield from self._look(target, statements)), target.scanned_pages, self.rule.table)
-        for _ in range(MOST_PASSES):
+        passes = 0
+        while passes < MOST_PASSES:
             before = result.affected
             writer.leftovers = Leftovers()
             try:
@@ -146,7 +147,8 @@ class Sweep:
                 writer.retry_locked()
                 left = self._count_left(writer, statements)
             except CandidatesLostError:
-                continue
+                continue  # as often as the reader reconnects
+            passes += 1
             result.remaining = yield from self._look(target, statements)
             if result.remaining <= left or result.affected == before or self._options.budget.spent:
                 return
@@ -155,7 +157,8 @@ class Sweep:
         self, leaf: Leaf, statements: Statements, writer: Writer, number: int, leaves: int
     ) -> Iterator[Progress]:
         way = access.choose(self._reader, statements, leaf)
-        self.result.access = way.why if leaves == 1 else f"{way.why} ({leaves} partitions)"
+        # What the first pass chose is what the rule's time went into.
+        self.result.access = self.result.access or (way.why if leaves == 1 else f"{way.why} ({leaves} partitions)")
         if way.index is None or (self._session.pooled and way.due):
             done = self._walk(leaf, self._reader.pages(statements, leaf), writer)
         elif way.due:
@@ -185,6 +188,7 @@ class Sweep:
             return transaction.one(LAST_CANDIDATE)
 
         last, rows = self._reader.once(gather, writes=True)
+        self._reader.keep_judged()
         yield from self._take(_Judged(leaf, NO_CANDIDATE, last, rows), statements, writer, [])
 
     def _look(self, target: Target, statements: Statements) -> Generator[Progress, None, int]:
@@ -206,7 +210,8 @@ class Sweep:
 
     def _clean_orphans(self, target: Target, statements: Statements, writer: Writer) -> Iterator[Progress]:
         result = self.result
-        for _ in range(MOST_PASSES):
+        passes = 0
+        while passes < MOST_PASSES:
             before = result.affected
             writer.leftovers = Leftovers()
             doubtful: list[tuple[Leaf, Scope]] = []
@@ -219,7 +224,8 @@ class Sweep:
                     writer.retry_locked()
                 left = sum(self._count(statements, leaf, scope) for leaf, scope in doubtful)
             except CandidatesLostError:
-                continue
+                continue  # as often as the reader reconnects
+            passes += 1
             taken = result.affected - before
             # Of what a limit kept us from we know the number without looking.
             result.remaining = orphans - taken if self._options.budget.spent else left
@@ -255,6 +261,7 @@ class Sweep:
             transaction.run(statements.make_candidates())
 
         self._reader.once(make, writes=True)
+        self._reader.keep_judged()
         judged = []
         after = NO_CANDIDATE
         slices = 0
@@ -401,8 +408,11 @@ class Sweep:
         return Progress(self.rule.name, stage, self.result.affected, min(share, 1.0), time.monotonic() - self._began)
 
     def _ensure_connected(self) -> None:
-        """Notice a connection that was lost since the last rule, before it counts as a loss of this one."""
+        """Notice a connection that was lost since the last rule, before anything depends on it."""
+        was_alive = self._session.alive
         self._reader.once(lambda _: None)
+        if not was_alive:
+            self._take_lock_again()
 
     def _take_lock(self) -> None:
         # Behind a pooler a session's lock would stay on somebody else's connection: exclusion is not promised there.
@@ -424,6 +434,7 @@ class Sweep:
     def _clear_up(self) -> None:
         """Give back what lives in the session; a session that is gone has given it back already."""
         if not self._session.alive:
+            self._session.held_locks.discard(self.rule.name)
             return
         try:
             if not self._session.pooled:

@@ -14,7 +14,7 @@ from psycopg import errors
 
 from cleanup_pipeline.postgres import CommitInDoubtError, Limits, LostConnectionError, Session, explain
 from cleanup_pipeline.sweep.catalog import Leaf
-from cleanup_pipeline.sweep.reader import CandidatesLostError, FailedError, Reader
+from cleanup_pipeline.sweep.reader import FailedError, Reader
 from cleanup_pipeline.sweep.result import Result
 from cleanup_pipeline.sweep.statements import Blocks, Candidates, Rows, Scope, Statements
 
@@ -151,6 +151,8 @@ class Writer:
         else:
             statement = self._statements.write_picked(leaf, scope, limit=limit, skip_locked=skip_locked)
         while True:
+            if isinstance(scope, Candidates):
+                self._reader.check_judged()
             began = time.monotonic()
             affected = 0
             try:
@@ -161,8 +163,6 @@ class Writer:
             except LostConnectionError as lost:
                 self._reader.reconnect(lost)
                 if not isinstance(lost, CommitInDoubtError) or not self._reader.was_committed(lost):
-                    if isinstance(scope, Candidates):
-                        raise CandidatesLostError from None
                     continue
             self._count(affected, time.monotonic() - began)
             return affected

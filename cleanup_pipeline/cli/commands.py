@@ -1,0 +1,131 @@
+"""The commands and their options. What they do is imported when they do it: `--help` must not wait for Dagster."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from cleanup_pipeline.cli.errors import ExitCode, bug
+from cleanup_pipeline.cli.options import (
+    Request,
+    how_options,
+    json_option,
+    request_for,
+    rule_option,
+    what_options,
+)
+from cleanup_pipeline.cli.output import Streams, open_streams
+from cleanup_pipeline.cli.report import Answer, Unfinished, tell, unfinished_plan, unfinished_run
+from cleanup_pipeline.cli.signals import interrupts, nothing
+from cleanup_pipeline.cli.watch import Watch
+
+_LAZY = {"demo": "cleanup_pipeline.cli.demo", "dev": "cleanup_pipeline.cli.dev"}
+"""Commands in modules of their own, under the same name. They take signals by themselves."""
+
+
+class _Commands(click.Group):
+    """The group of commands; those of `_LAZY` are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_LAZY])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _LAZY:
+            return super().get_command(ctx, cmd_name)
+        if interrupts.asked:
+            interrupts.leave()
+        command: click.Command = getattr(import_module(_LAZY[cmd_name]), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def cli() -> None:
+    """Keep the After Hours part of a PostgreSQL database clean.
+
+    The database is CLEANUP_DATABASE_URL, a libpq URL. Exit codes: 0 all done; 1 failed; 2 could not begin, nothing was
+    touched; 3 refused by a safety check; 4 skipped, another sweep is on; 130 interrupted.
+    """
+
+
+@cli.command()
+@what_options
+@how_options
+def run(*, dry_run: bool, **given: Any) -> int:
+    """Clean now, through Dagster, with progress.
+
+    Ctrl-C stops within a moment and tells what was done; what was committed stays. Again, it ends at once.
+    """
+    request = request_for(**given)
+    if dry_run:
+        return _answer("plan", request, lambda: unfinished_plan(request.rules))
+    return _answer("run", request, lambda: unfinished_run(request.run_id, request.rules))
+
+
+@cli.command()
+@what_options
+def plan(**given: Any) -> int:
+    """Count what a run would clean now. Writes nothing."""
+    request = request_for(**given)
+    return _answer("plan", request, lambda: unfinished_plan(request.rules))
+
+
+@cli.command()
+@json_option
+def status(**given: Any) -> int:
+    """Show the gate, the last runs, the next tick, and the backlog."""
+    return _answer("status", request_for(**given), Unfinished)
+
+
+@cli.command()
+@rule_option
+@json_option
+def doctor(**given: Any) -> int:
+    """Tell whether each rule may run, and what to do where not."""
+    return _answer("doctor", request_for(**given), Unfinished)
+
+
+def _answer(name: str, request: Request, if_interrupted: Callable[[], Answer]) -> int:
+    """Do what `work` in the module of that name does, and tell what came of it; returns the exit code."""
+    with open_streams() as streams:
+        watch = Watch(if_interrupted)
+        interrupts.last_words = lambda: _last_words(watch, streams, request)
+        try:
+            answer: Answer = watch.over(
+                lambda: import_module(f"cleanup_pipeline.cli.{name}").work(request, streams, watch)
+            )
+        finally:
+            interrupts.last_words = nothing
+        return tell(answer, streams, as_json=request.as_json)
+
+
+def _last_words(watch: Watch, streams: Streams, request: Request) -> None:
+    watch.display.close()
+    tell(watch.so_far(), streams, as_json=request.as_json, briefly=True)
+
+
+def command_line(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code, and has told why where that is not 0. Raises `SystemExit` at most."""
+    try:
+        code = cli.main(arguments, prog_name="cleanup-pipeline", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        _tell(error.format_message())
+        return ExitCode.CANNOT_BEGIN
+    except click.UsageError as error:
+        hint = f"\nTry '{error.ctx.command_path} --help'." if error.ctx else ""
+        _tell(f"Error: {error.format_message()}{hint}")
+        return ExitCode.CANNOT_BEGIN
+    except click.ClickException as error:
+        _tell(f"Error: {error.format_message()}")
+        return error.exit_code
+    except Exception as error:
+        _tell(f"Error: {bug(error)}")
+        return ExitCode.FAILED
+    return code or ExitCode.DONE
+
+
+def _tell(text: str) -> None:
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        return  # nobody is there to be told

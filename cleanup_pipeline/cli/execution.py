@@ -1,0 +1,133 @@
+"""Carrying out the job through Dagster, in this process, and what came of it."""
+
+import threading
+from collections.abc import Iterator, Mapping
+
+from dagster import DagsterInstance, ExecuteInProcessResult
+
+from cleanup_pipeline.cli.errors import bug
+from cleanup_pipeline.cli.options import Request
+from cleanup_pipeline.cli.report import Report, RuleReport, not_run
+from cleanup_pipeline.definitions import defs
+from cleanup_pipeline.defs.resources import Observer
+from cleanup_pipeline.defs.tick import JOB
+from cleanup_pipeline.gate import tags
+from cleanup_pipeline.gate.dagster_facts import REPOSITORY_TAG
+from cleanup_pipeline.rules import Rule
+from cleanup_pipeline.sweep.result import Progress, Result, Status
+
+# The location's name in workspace.yaml. Without it, runs like ours are missing from the job's list in the UI.
+_REPOSITORY = "__repository__@cleanup_pipeline"
+
+
+class Observed(Observer):
+    """What is known of a run while it goes on: results as they come, and how far each rule is."""
+
+    def __init__(self, request: Request, stop: threading.Event) -> None:
+        super().__init__()
+        self.stop = stop
+        self.request = request
+        self.latest: dict[str, Progress] = {}
+
+    def progress(self, progress: Progress) -> None:
+        """Keep how far a rule is."""
+        self.latest[progress.rule] = progress
+
+    def so_far(self) -> Report:
+        """What is to be told where the process ends now."""
+        return self.report({rule.name: self._cut_short(rule) for rule in self.request.rules})
+
+    def report(self, others: Mapping[str, RuleReport], *remarks: str) -> Report:
+        """What came of each rule; `others` tells of those that have no result."""
+        known = {name: result.as_json() for name, result in self.results.items()}
+        rules = {rule.name: known.get(rule.name) or others[rule.name] for rule in self.request.rules}
+        notes = {name: result.notes for name, result in self.results.items()}
+        return Report(self.request.run_id, self.as_of, rules, notes, remarks)
+
+    def _cut_short(self, rule: Rule) -> RuleReport:
+        latest = self.latest.get(rule.name)
+        if latest is None:
+            return not_run(rule)
+        error = "ended at once; the window under way was not committed, or is not counted"
+        return Result(rule.name, Status.INTERRUPTED, affected=latest.affected, error=error).as_json()
+
+
+def execute(request: Request, instance: DagsterInstance, observed: Observed) -> Report:
+    """Run the job for the rules that were asked for. Raises nothing: what goes wrong is told of the rules it hit."""
+    try:
+        outcome = defs.resolve_job_def(JOB).execute_in_process(
+            instance=instance,
+            run_id=request.run_id,
+            raise_on_error=False,
+            op_selection=[rule.op for rule in request.rules],
+            tags=_tags(request),
+            run_config=_run_config(request),
+            resources={"observer": observed},
+        )
+    except Exception as error:
+        return observed.report(_without_result(request, observed, {}, bug(error)))
+    remarks = () if outcome.success or _told(observed) else ("Dagster could not record the end of the run.",)
+    return observed.report(_without_result(request, observed, _errors(outcome)), *remarks)
+
+
+def _told(observed: Observed) -> bool:
+    """Whether the rules themselves say why the run did not succeed."""
+    return len(observed.results) < len(observed.request.rules) or any(
+        result.status is not Status.SUCCESS for result in observed.results.values()
+    )
+
+
+def _without_result(
+    request: Request, observed: Observed, errors: Mapping[str, str], otherwise: str = "Dagster ended the run."
+) -> dict[str, RuleReport]:
+    """Rules that never began, by an interrupt, or whose step died."""
+    interrupted = observed.stop.is_set()
+    return {
+        rule.name: not_run(rule)
+        if interrupted and rule.op not in errors
+        else Result(
+            rule.name, Status.FAILED, error=f"Its step ended without a result. {errors.get(rule.op, otherwise)}"
+        ).as_json()
+        for rule in request.rules
+        if rule.name not in observed.results
+    }
+
+
+def _errors(outcome: ExecuteInProcessResult) -> dict[str, str]:
+    """Why steps failed, by op; only the error's kind, since its text may hold data or a URL."""
+    return dict(_kinds(outcome))
+
+
+def _kinds(outcome: ExecuteInProcessResult) -> Iterator[tuple[str, str]]:
+    for event in outcome.all_events:
+        if event.is_step_failure and event.step_key is not None:
+            error = event.step_failure_data.error
+            cause = error.cause if error and error.cause else error
+            yield event.step_key, f"It failed with {cause.cls_name if cause else 'an error'}."
+
+
+def _tags(request: Request) -> dict[str, str]:
+    reason = {tags.REASON: request.reason} if request.reason else {}
+    return {tags.TRIGGER: "manual", REPOSITORY_TAG: _REPOSITORY, **reason}
+
+
+def _run_config(request: Request) -> dict[str, object]:
+    """The same that the launchpad takes."""
+    asked = {
+        "as_of": request.as_of,
+        "max_rows": request.max_rows,
+        "max_seconds": request.max_seconds,
+        "allow_share": request.allow_share,
+        "full_speed": request.full_speed or None,
+        "deep": request.deep or None,
+    }
+    return {
+        "ops": {
+            rule.op: {"config": {"retention_days": request.retention_days}}
+            for rule in request.rules
+            if request.age(rule) is not None
+        },
+        "resources": {"cleanup_run": {"config": {name: value for name, value in asked.items() if value is not None}}},
+        # The report tells it better.
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+    }

@@ -1,0 +1,225 @@
+"""What only shows in a process of its own: streams, terminals, locales, imports."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from psycopg import Connection
+
+from cleanup_pipeline_tests.cli.conftest import ended, environment, start
+from cleanup_pipeline_tests.databases import name_of, url_of
+
+RULES = ["expired_sessions", "old_declines", "orphaned_fingerprints", "orphaned_profiles", "orphaned_preferences"]
+COMMAND = [sys.executable, "-m", "cleanup_pipeline.cli"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["plan", "--rule", "unknown"], []])
+def test_help_and_usage_errors_import_neither_dagster_nor_drivers(arguments: list[str]) -> None:
+    look = (
+        "import atexit, sys\n"
+        "heavy = {'dagster', 'psycopg', 'rich', 'yaml', 'sqlalchemy'}\n"
+        "atexit.register(lambda: print('HEAVY', sorted(heavy & set(sys.modules)), file=sys.stderr))"
+    )
+    done = ended(start(arguments, {}, look))
+    assert done.code == (0 if "--help" in arguments else 2)
+    assert "HEAVY []" in done.err
+
+
+@pytest.mark.parametrize("case", ["success", "failed"])
+def test_stdout_is_one_json_document_whatever_else_there_is_to_say(
+    case: str, database: str, planted: Connection, dagster_home: Path
+) -> None:
+    planted.execute(
+        """
+        create function warn() returns trigger language plpgsql as $$
+            begin raise warning 'a row'; return old; end $$;
+        create trigger warn before delete on after_hours_declines for each row execute function warn();
+        """
+    )
+    if case == "failed":
+        planted.execute("create table reports (decline_id uuid references after_hours_declines)")
+        planted.execute("insert into reports select id from after_hours_declines order by created_at limit 1")
+    variables = {"CLEANUP_DATABASE_URL": database, "DAGSTER_HOME": str(dagster_home), "PYTHONWARNINGS": "default"}
+    # What somebody prints in the midst of it is not to be found on stdout either.
+    noise = """
+import os
+from cleanup_pipeline.cli.execution import Observed
+def progress(self, progress):
+    print("noise", flush=True)
+    os.write(1, b"noise")
+Observed.progress = progress
+"""
+    done = ended(start(["run", "--json", "--full-speed"], variables, noise))
+    assert done.json["status"] == case
+    assert done.code == {"success": 0, "failed": 1}[case]
+    assert done.out.count("\n") == 1
+    assert done.code == 0 or case in done.err
+
+
+@pytest.mark.usefixtures("planted")
+def test_what_is_piped_is_whole(database: str) -> None:
+    for command in ("plan", "status"):
+        done = ended(start([command], {"CLEANUP_DATABASE_URL": database, "COLUMNS": None, "FORCE_COLOR": "1"}))
+        assert done.code == 0
+        assert "…" not in done.out
+        assert "..." not in done.out
+        assert "\x1b" not in done.out
+        for name, rows in zip(RULES, ("1,000", "1,000", "400", "200", "200"), strict=True):
+            assert re.search(rf"^{name} .*\b{rows}\b", done.out, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_reader_who_goes_away_is_no_error(database: str) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "plan"],
+        env=environment({"CLEANUP_DATABASE_URL": database}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(30) == 0
+
+
+def test_closed_streams_and_a_full_disk_end_without_a_traceback(database: str) -> None:
+    script = " ".join(COMMAND)
+    variables = environment({"CLEANUP_DATABASE_URL": database})
+    for redirection, code in ((">&-", 0), ("2>&-", 0), (">&- 2>&- <&-", 0), (">/dev/full", 1), ("2>/dev/full", 0)):
+        done = subprocess.run(
+            ["sh", "-c", f"{script} plan --json {redirection}"],
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (redirection, done.returncode) == (redirection, code)
+        assert "Traceback" not in done.stderr
+
+
+def test_an_ascii_locale_is_no_obstacle(database: str, app: Connection) -> None:
+    app.execute('alter table after_hours_declines rename column created_at to "erzählt…"')
+    variables = {
+        "CLEANUP_DATABASE_URL": database,
+        "LC_ALL": "C",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONUTF8": "0",
+        "HOME": None,
+    }
+    for arguments in (["plan"], ["doctor"]):
+        done = ended(start(arguments, variables))
+        assert done.code == 3
+        assert (done.out + done.err).isascii()
+
+
+@pytest.mark.parametrize(
+    ("columns", "lines", "variables"),
+    [
+        (1, 1, {"COLUMNS": None}),
+        (20, 5, {"COLUMNS": None}),
+        (0, 0, {"COLUMNS": "0"}),
+        (80, 24, {"TERM": "dumb"}),
+        (80, 24, {"NO_COLOR": "1"}),
+        (200, 50, {"COLUMNS": None}),
+    ],
+)
+def test_any_terminal_will_do(
+    database: str, planted: Connection, columns: int, lines: int, variables: dict[str, str | None]
+) -> None:
+    plan = in_terminal(["plan"], columns, lines, {"TERM": "xterm", "CLEANUP_DATABASE_URL": database, **variables})
+    assert "1,000" in plan
+    if lines == 1 or "NO_COLOR" in variables:
+        done = in_terminal(
+            ["run", "--rule", "old_declines"],
+            columns,
+            lines,
+            {"TERM": "xterm", "CLEANUP_DATABASE_URL": database, **variables},
+        )
+        assert "1,000" in done
+        assert planted.execute("select count(*) from after_hours_declines").fetchone() == (1000,)
+    if "NO_COLOR" in variables or "dumb" in variables.values():
+        assert "\x1b[3" not in plan
+
+
+@pytest.mark.parametrize(("typed", "code", "left"), [(b"n\n", 2, 2000), (b"\x04", 2, 2000), (b"y\n", 0, 1000)])
+def test_a_terminal_is_asked_before_many_rows_go(
+    database: str, planted: Connection, typed: bytes, code: int, left: int
+) -> None:
+    shown = in_terminal(
+        ["run", "--rule", "old_declines"],
+        80,
+        24,
+        {"TERM": "xterm", "CLEANUP_DATABASE_URL": database},
+        before="import cleanup_pipeline.cli.run as m; m.MANY_ROWS = 100",
+        typed=typed,
+        code=code,
+    )
+    assert "More than 100 rows would go. Go on?" in shown
+    assert planted.execute("select count(*) from after_hours_declines").fetchone() == (left,)
+
+
+def in_terminal(
+    arguments: list[str],
+    columns: int,
+    lines: int,
+    variables: dict[str, str | None],
+    *,
+    before: str = "",
+    typed: bytes = b"",
+    code: int = 0,
+) -> str:
+    """Run a command on a pseudo-terminal, and type there; returns what it shows, once it has ended with `code`."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    script = f"{before}\nfrom cleanup_pipeline.cli import main\nmain()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments], env=environment(variables), stdin=slave, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    os.write(master, typed)
+    shown = b""
+    try:
+        while read := os.read(master, 65536):
+            shown += read
+    except OSError:
+        pass  # the terminal's other side is closed
+    os.close(master)
+    assert process.wait(60) == code
+    assert b"Traceback" not in shown
+    return shown.decode()
+
+
+def test_no_password_is_told_or_recorded(server_url: str, database: str, dagster_home: Path) -> None:
+    from dagster import DagsterInstance
+
+    url = url_of(server_url, name_of(database))
+    secret = "pa55w0rd-of-ours"
+    url += ("&" if "?" in url else "?") + f"password={secret}"
+    variables = {"CLEANUP_DATABASE_URL": url, "DAGSTER_HOME": str(dagster_home), "PYTHONWARNINGS": "default"}
+    done = ended(start(["run", "--rule", "old_declines", "--json", "--reason", "see"], variables))
+    assert done.code == 0
+    assert secret not in done.out + done.err
+    with DagsterInstance.from_config(str(dagster_home)) as instance:
+        run = instance.get_run_by_id(done.json["run_id"])
+        logs = instance.all_logs(done.json["run_id"])
+        assert secret not in repr(run) + repr(logs)
+
+
+@pytest.mark.usefixtures("planted")
+def test_two_runs_at_once_do_each_rule_once(database: str) -> None:
+    options = ["run", "--json", "--rule", "old_declines", "--rule", "expired_sessions"]
+    both = [start(options, {"CLEANUP_DATABASE_URL": database}) for _ in range(2)]
+    done = [ended(process) for process in both]
+    assert {one.code for one in done} <= {0, 4}
+    for name in ("old_declines", "expired_sessions"):
+        assert sum(one.rules[name]["affected"] for one in done) == 1000
+        assert {one.rules[name]["status"] for one in done} <= {"success", "skipped"}

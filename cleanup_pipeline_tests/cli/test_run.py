@@ -1,0 +1,288 @@
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from dagster import DagsterInstance
+from psycopg import Connection
+
+from cleanup_pipeline.cli import run as run_module
+from cleanup_pipeline.cli.execution import Observed
+from cleanup_pipeline.postgres import Database, Session
+from cleanup_pipeline.sweep import lock
+from cleanup_pipeline.sweep.result import Progress
+from cleanup_pipeline_tests.cli.conftest import Ended
+from cleanup_pipeline_tests.databases import name_of
+from cleanup_pipeline_tests.oracle import expected, snapshot
+
+Cli = Callable[..., Ended]
+
+RULES = ["expired_sessions", "old_declines", "orphaned_fingerprints", "orphaned_profiles", "orphaned_preferences"]
+DUE = dict(zip(RULES, (1000, 1000, 400, 200, 200), strict=True))
+
+
+def test_a_run_does_what_the_promises_say_and_tells_it_as_json(cli: Cli, planted: Connection) -> None:
+    before = snapshot(planted)
+    as_of = datetime.now(UTC) - timedelta(seconds=1)
+    promised = expected(planted, as_of)
+
+    done = cli("run", "--full-speed", "--json", "--as-of", as_of.isoformat())
+
+    assert done.code == 0
+    assert snapshot(planted) == promised != before
+    told = done.json
+    assert list(told) == ["run_id", "as_of", "status", "rules"]
+    assert re.fullmatch(r"[0-9a-f-]{36}", told["run_id"])
+    assert datetime.fromisoformat(told["as_of"]) == as_of
+    assert told["status"] == "success"
+    assert list(told["rules"]) == RULES
+    for rule in told["rules"].values():
+        assert list(rule) == [
+            "status",
+            "affected",
+            "remaining",
+            "batches",
+            "duration_s",
+            "longest_batch_ms",
+            "rows_per_second",
+            "access",
+            "error",
+        ]
+        assert (rule["status"], rule["remaining"], rule["error"]) == ("success", 0, None)
+    assert {name: rule["affected"] for name, rule in told["rules"].items()} == DUE
+
+
+def test_a_second_run_finds_nothing(cli: Cli, planted: Connection) -> None:
+    as_of = datetime.now(UTC).isoformat()
+    cli("run", "--full-speed", "--as-of", as_of)
+    after = snapshot(planted)
+    again = cli("run", "--full-speed", "--json", "--as-of", as_of)
+    assert again.code == 0
+    assert [rule["affected"] for rule in again.rules.values()] == [0, 0, 0, 0, 0]
+    assert snapshot(planted) == after
+
+
+def test_only_selected_rules_run_in_the_rules_order(cli: Cli, planted: Connection) -> None:
+    done = cli("run", "--json", "--full-speed", "--rule", "orphaned_profiles", "--rule", "old_declines")
+    assert done.code == 0
+    assert list(done.rules) == ["old_declines", "orphaned_profiles"]
+    assert planted.execute("select count(*) from device_fingerprints").fetchone() == (2000,)
+
+
+@pytest.mark.usefixtures("planted")
+def test_max_rows_is_strict_over_the_whole_run_in_the_rules_order(cli: Cli) -> None:
+    done = cli("run", "--json", "--full-speed", "--max-rows", "1300")
+    assert done.code == 0
+    assert [rule["affected"] for rule in done.rules.values()] == [1000, 300, 0, 0, 0]
+    assert [rule["remaining"] for rule in done.rules.values()] == [0, 700, 400, 200, 200]
+
+
+def test_retention_days_is_for_declines(cli: Cli, app: Connection) -> None:
+    app.execute(
+        "insert into users (id, provider, created_at) select 'b' || i, 'apple', now() from generate_series(0, 9) as i"
+    )
+    app.execute(
+        """
+        insert into after_hours_sessions (id, user_id, started_at, expires_at, created_at, latitude, longitude,
+            fuzzed_latitude, fuzzed_longitude)
+        values (md5('s')::uuid, 'b0', now(), now() + interval '1 hour', now(), 0, 0, 0, 0)
+        """
+    )
+    app.execute(
+        """
+        insert into after_hours_declines
+            (id, session_id, user_id, declined_user_id, created_at, decline_count, first_declined_at, last_session_id)
+        select gen_random_uuid(), md5('s')::uuid, 'b0', 'b' || i, now() - i * interval '1 day' - interval '1 minute', 1,
+            now(), md5('s')::uuid
+        from generate_series(0, 9) as i
+        """
+    )
+    kept = "select count(*) from after_hours_declines"
+    assert cli("run", "--retention-days", "9", "--rule", "old_declines").code == 0
+    assert app.execute(kept).fetchone() == (9,)
+    assert cli("run", "--retention-days", "2").code == 0
+    assert app.execute(kept).fetchone() == (2,)
+
+
+def test_a_dry_run_is_the_plan_and_writes_nothing(cli: Cli, planted: Connection) -> None:
+    before = snapshot(planted)
+    as_of = datetime.now(UTC).isoformat()
+    plan = cli("plan", "--json", "--as-of", as_of, "--retention-days", "30")
+    dry = cli("run", "--dry-run", "--json", "--as-of", as_of, "--retention-days", "30")
+    assert plan.code == dry.code == 0
+    assert plan.json == dry.json
+    assert plan.json["run_id"] is None
+    assert list(plan.rules) == RULES
+    for rule in plan.rules.values():
+        assert {"status", "candidates", "undated", "access", "error"} <= set(rule)
+    assert plan.rules["expired_sessions"]["candidates"] == 1000
+    assert plan.rules["old_declines"]["candidates"] < 1000
+    assert snapshot(planted) == before
+
+
+def test_a_plan_and_a_run_as_of_one_instant_agree(cli: Cli, planted: Connection) -> None:
+    as_of = planted.execute("select (now() - interval '2 hours')::text").fetchall()[0][0]
+    plan = cli("plan", "--json", "--as-of", as_of)
+    done = cli("run", "--json", "--full-speed", "--as-of", as_of)
+    assert {name: rule["candidates"] for name, rule in plan.rules.items()} == {
+        name: rule["affected"] for name, rule in done.rules.items()
+    }
+
+
+def test_a_row_that_can_not_be_changed_is_a_failure_and_the_rest_is_done(cli: Cli, planted: Connection) -> None:
+    planted.execute("create table reports (decline_id uuid references after_hours_declines)")
+    planted.execute("insert into reports select id from after_hours_declines order by created_at limit 1")
+    done = cli("run", "--json", "--full-speed")
+    assert done.code == 1
+    assert done.json["status"] == "failed"
+    assert done.rules["old_declines"]["affected"] == 999
+    assert done.rules["old_declines"]["remaining"] == 1
+    assert "reports" in done.rules["old_declines"]["error"]
+    assert "old_declines failed" in done.err
+    assert {name: rule["affected"] for name, rule in done.rules.items()} == DUE | {"old_declines": 999}
+
+
+def test_a_refused_rule_touches_nothing_and_the_others_run(cli: Cli, planted: Connection) -> None:
+    planted.execute("truncate users cascade")
+    for command, *options in (("run", "--full-speed"), ("plan",)):
+        done = cli(command, "--json", *options)
+        assert done.code == 3
+        assert done.json["status"] == "refused"
+        assert [rule["status"] for rule in done.rules.values()] == ["success"] * 3 + ["refused"] * 2
+        assert "public.users" in done.rules["orphaned_profiles"]["error"]
+        assert "orphaned_profiles was refused" in done.err
+    assert planted.execute("select count(*) from after_hours_profiles").fetchone() == (2000,)
+
+
+def test_the_fuse_is_lifted_for_one_run_by_a_share_and_a_reason(cli: Cli, planted: Connection) -> None:
+    planted.execute("delete from after_hours_sessions where ctid < '(20,0)'")
+    only = ("--json", "--full-speed", "--rule", "orphaned_fingerprints")
+    assert cli("run", *only).code == 3
+    assert cli("run", *only, "--allow-share", "1", "--reason", "sessions were removed by hand").code == 0
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_rule_that_another_sweep_holds_is_skipped(cli: Cli, database: str) -> None:
+    with Session(Database.parse(database), "cleanup_pipeline somebody") as other:
+        assert lock.hold(other, "old_declines")
+        done = cli("run", "--json", "--full-speed")
+    assert done.code == 4
+    assert done.json["status"] == "skipped"
+    assert done.rules["old_declines"]["status"] == "skipped"
+    assert done.rules["old_declines"]["affected"] == 0
+    assert "somebody" in done.rules["old_declines"]["error"]
+    assert done.rules["orphaned_profiles"]["status"] == "success"
+    assert "old_declines was skipped" in done.err
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_run_is_recorded_as_manual_with_its_reason(cli: Cli, instance: DagsterInstance, dagster_home: Any) -> None:
+    done = cli(
+        "run",
+        "--json",
+        "--full-speed",
+        "--rule",
+        "old_declines",
+        "--reason",
+        "too many",
+        DAGSTER_HOME=str(dagster_home),
+    )
+    assert done.code == 0
+    assert "unrecorded" not in done.err
+    run = instance.get_run_by_id(done.json["run_id"])
+    assert run is not None
+    assert run.job_name == "session_cleanup"
+    assert run.status.value == "SUCCESS"
+    wanted = {
+        "cleanup/trigger": "manual",
+        "cleanup/reason": "too many",
+        "cleanup/outcome": "success",
+        ".dagster/repository": "__repository__@cleanup_pipeline",
+    }
+    assert wanted.items() <= run.tags.items()
+    assert "cleanup/day" not in run.tags
+
+
+def test_without_a_home_a_run_goes_unrecorded_and_says_so(cli: Cli) -> None:
+    done = cli("run", "--json", "--rule", "old_declines")
+    assert done.code == 0
+    assert "The run goes unrecorded" in done.err
+    assert done.json["run_id"]
+
+
+def test_no_record_runs_while_the_storage_is_down(cli: Cli, dagster_home: Any) -> None:
+    (dagster_home / "dagster.yaml").write_text(
+        json.dumps({"storage": {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}})
+    )
+    down = {"DAGSTER_HOME": str(dagster_home), "DAGSTER_POSTGRES_URL": "postgresql://u:hidden@127.0.0.1:1/dagster"}
+    refused = cli("run", "--rule", "old_declines", "--json", **down)
+    assert refused.code == 2
+    assert refused.out == ""
+    assert "127.0.0.1:1/dagster" in refused.err
+    assert "--no-record" in refused.err
+    assert "hidden" not in refused.err
+    assert cli("run", "--rule", "old_declines", "--json", "--no-record", **down).code == 0
+
+
+def test_off_a_terminal_many_rows_need_a_yes(cli: Cli, planted: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = snapshot(planted)
+    monkeypatch.setattr(run_module, "MANY_ROWS", 2000)
+    refused = cli("run", "--json", "--full-speed")
+    assert refused.code == 2
+    assert refused.out == ""
+    assert "--yes" in refused.err
+    assert snapshot(planted) == before
+    assert cli("run", "--json", "--full-speed", "--rule", "old_declines").code == 0
+    assert cli("run", "--json", "--full-speed", "--max-rows", "300").code == 0
+    assert cli("run", "--json", "--full-speed", "--yes").code == 0
+
+
+@pytest.mark.usefixtures("planted")
+def test_the_summary_for_a_person_names_every_rule_and_count(cli: Cli) -> None:
+    done = cli("run", "--full-speed", CLEANUP_UI_URL="https://dagster.example.com/")
+    assert done.code == 0
+    for name, rows in DUE.items():
+        assert re.search(rf"^{name} +success +{rows:,} ", done.out, re.MULTILINE)
+    assert re.search(r"https://dagster\.example\.com/runs/[0-9a-f-]{36}$", done.out, re.MULTILINE)
+    assert "\x1b" not in done.out + done.err
+    assert "…" not in done.out
+
+
+def test_a_step_that_dies_is_a_failure_told_without_its_text(
+    cli: Cli, planted: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(_: Observed, progress: Progress) -> None:
+        if progress.rule == "old_declines":
+            raise RuntimeError("a row's data")
+
+    monkeypatch.setattr(Observed, "progress", die)
+    done = cli("run", "--json", "--full-speed")
+    assert done.code == 1
+    assert done.rules["old_declines"]["status"] == "failed"
+    assert "RuntimeError" in done.rules["old_declines"]["error"]
+    assert "data" not in done.out + done.err
+    assert done.rules["orphaned_preferences"]["status"] == "success"
+    assert planted.execute("select count(*) from after_hours_preferences").fetchone() == (1800,)
+
+
+@pytest.mark.long  # Dagster tries for more than a minute before it gives up
+def test_a_storage_that_goes_away_in_the_midst_of_a_run_is_told(
+    cli: Cli, planted: Connection, dagster_home: Any, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = json.loads((dagster_home / "dagster.yaml").read_text())["storage"]["postgres"]["postgres_url"]
+
+    def drop(_: Observed, progress: Progress) -> None:
+        if progress.rule == "old_declines":
+            with psycopg.connect(server_url, autocommit=True) as connection:
+                connection.execute(f"drop database if exists {name_of(url)} with (force)")
+
+    monkeypatch.setattr(Observed, "progress", drop)
+    done = cli("run", "--json", "--full-speed", DAGSTER_HOME=str(dagster_home))
+    assert done.code == 1
+    assert done.rules["expired_sessions"]["status"] == "success"
+    assert done.rules["orphaned_preferences"]["status"] == "failed"
+    assert done.rules["orphaned_preferences"]["affected"] == 0
+    assert planted.execute("select count(*) from after_hours_preferences").fetchone() == (2000,)
