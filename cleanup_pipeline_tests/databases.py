@@ -36,3 +36,16 @@ def fresh_database(server_url: str, template: str = EMPTY) -> Iterator[str]:
 def name_of(url: str) -> str:
     """The database's name in a URL, to make it a template of others."""
     return urlsplit(url).path.removeprefix("/")
+
+
+def everything_in(url: str) -> str:
+    """Every row of every table, as text."""
+    with psycopg.connect(url) as connection:
+        tables = connection.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
+        return "\n".join(
+            text
+            for (table,) in tables
+            for (text,) in connection.execute(
+                sql.SQL("select t::text from {} as t").format(sql.Identifier("public", table))
+            )
+        )

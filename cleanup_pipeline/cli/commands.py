@@ -85,6 +85,14 @@ def doctor(**given: Any) -> int:
     return _answer("doctor", request_for(**given), Unfinished)
 
 
+@cli.command()
+@click.option("--role", required=True, metavar="R", help="The role that the pipeline logs in as.")
+@json_option
+def grants(**given: Any) -> int:
+    """Print the exact grants that the rules need, to be run by the tables' owner."""
+    return _answer("grants", request_for(**given), Unfinished)
+
+
 def _answer(name: str, request: Request, if_interrupted: Callable[[], Answer]) -> int:
     """Do what `work` in the module of that name does, and tell what came of it; returns the exit code."""
     with open_streams() as streams:

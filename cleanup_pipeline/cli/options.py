@@ -35,6 +35,7 @@ class Request:
     max_seconds: int | None = None
     allow_share: float | None = None
     reason: str | None = None
+    role: str | None = None
     record: bool = True
     sure: bool = False
     as_json: bool = False

@@ -1,13 +1,17 @@
 """Questions to the system catalog: what a table is, who may do what with it, and what a write to it would set off."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
 from cleanup_pipeline.postgres import Transaction
 from cleanup_pipeline.rules import Close, Delete, Reference, Table
+
+if TYPE_CHECKING:
+    from cleanup_pipeline.sweep.privileges import Privilege
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,34 +335,29 @@ class Catalog:
             )
         ]
 
-    def missing_privileges(
-        self, wanted: list[tuple[str, int, str | None, str]]
-    ) -> list[tuple[str, int, str | None, str]]:
-        """Those of (privilege, relation, column, grant) that this role lacks; column None: on any column."""
-        missing = []
-        for privilege, oid, column, grant in wanted:
-            if column is None:
-                query = "select has_any_column_privilege({oid}::oid, {privilege})"
-                if privilege == "DELETE":
-                    query = "select has_table_privilege({oid}::oid, {privilege})"
-                ((held,),) = self._rows(query, oid=oid, privilege=privilege)
-            else:
-                ((held,),) = self._rows(
-                    "select has_column_privilege({oid}::oid, {column}, {privilege})",
-                    oid=oid,
-                    column=column,
-                    privilege=privilege,
-                )
-            if not held:
-                missing.append((privilege, oid, column, grant))
-        return missing
+    def missing(self, privileges: "Iterable[Privilege]") -> "list[Privilege]":
+        """Those that this role lacks."""
+        return [privilege for privilege in privileges if not self._holds(privilege)]
 
-    def may_make_temporary_tables(self) -> tuple[bool, str]:
-        """Whether this role may, and the database's name, quoted."""
-        ((may, database),) = self._rows(
-            "select has_database_privilege(current_database(), 'TEMP'), quote_ident(current_database())"
-        )
-        return may, database
+    def _holds(self, privilege: "Privilege") -> bool:
+        if privilege.to_lock:
+            query = "select has_any_column_privilege({oid}::oid, {name})"
+        elif privilege.column is None:
+            query = "select has_table_privilege({oid}::oid, {name})"
+        else:
+            query = "select has_column_privilege({oid}::oid, {column}, {name})"
+        ((held,),) = self._rows(query, oid=privilege.oid, name=privilege.name, column=privilege.column)
+        return bool(held)
+
+    def may_make_temporary_tables(self) -> bool:
+        """Whether this role may."""
+        ((may,),) = self._rows("select has_database_privilege(current_database(), 'TEMP')")
+        return bool(may)
+
+    def database(self) -> str:
+        """The database's name."""
+        ((database,),) = self._rows("select current_database()")
+        return str(database)
 
     def may_use_schema(self, schema: str) -> bool:
         """Whether this role may."""
@@ -366,8 +365,8 @@ class Catalog:
         return bool(may)
 
     def role(self) -> str:
-        """The name of the role that we are, quoted."""
-        ((role,),) = self._rows("select quote_ident(current_user)")
+        """The name of the role that we are."""
+        ((role,),) = self._rows("select current_user::text")
         return str(role)
 
     def hides_rows(self, oids: list[int]) -> list[str]:

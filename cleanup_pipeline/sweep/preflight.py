@@ -12,6 +12,7 @@ from enum import StrEnum
 from cleanup_pipeline.postgres import CleanupError, Limits, Session
 from cleanup_pipeline.rules import Close, Delete, Reference, Rule, Table
 from cleanup_pipeline.sweep.catalog import ACTIONS, KINDS, Catalog, ForeignKey, Leaf, Relation, Trigger
+from cleanup_pipeline.sweep.privileges import grant_database, grant_schema, grants, needed
 
 OLDEST_SERVER = 140000
 _TIMESTAMP = "timestamp with time zone"
@@ -216,58 +217,20 @@ def _reference(reference: Reference, name: Table, table: Relation, parent: Relat
 def _privileges(
     catalog: Catalog, rule: Rule, table: Relation, leaves: tuple[Leaf, ...], parent: Relation | None
 ) -> Iterator[Finding]:
-    role = catalog.role()
-    for schema in dict.fromkeys([rule.table.schema, *(leaf.table.schema for leaf in leaves)]):
+    role, database = catalog.role(), catalog.database()
+    tables = [leaf.table for leaf in leaves] + ([parent.table] if parent else [])
+    for schema in dict.fromkeys(table.schema for table in tables):
         if not catalog.may_use_schema(schema):
-            yield _refusal(
-                f"The role {role} may not use the schema {schema}.", f"grant usage on schema {schema} to {role};"
-            )
-    wanted: list[tuple[str, int, str | None, str]] = []
-    for leaf in leaves:
-        wanted += [
-            ("SELECT", leaf.oid, column, f"grant select ({column}) on {leaf.table} to {role};")
-            for column in ("ctid", *columns_read(rule, set(table.columns)))
-        ]
-        if isinstance(rule.action, Delete):
-            wanted.append(("DELETE", leaf.oid, None, f"grant delete on {leaf.table} to {role};"))
-            wanted.append(
-                (
-                    "UPDATE",
-                    leaf.oid,
-                    None,
-                    f"grant update ({columns_read(rule, set(table.columns))[0]}) on {leaf.table} to {role};",
-                )
-            )
-        else:
-            column = rule.action.column
-            wanted.append(("UPDATE", leaf.oid, column, f"grant update ({column}) on {leaf.table} to {role};"))
-    if rule.orphan_of and parent is not None:
-        key = rule.orphan_of.key
-        wanted.append(("SELECT", parent.oid, key, f"grant select ({key}) on {rule.orphan_of.parent} to {role};"))
-    missing = catalog.missing_privileges(wanted)
+            yield _refusal(f"The role {role} may not use the schema {schema}.", grant_schema(schema, role))
+    missing = catalog.missing(needed(rule, table, leaves, parent))
     if missing:
-        lacks = ", ".join(
-            dict.fromkeys(f"{privilege}{f' ({column})' if column else ''}" for privilege, _, column, _ in missing)
-        )
+        lacks = [f"{p.name}{f' ({p.column})' if p.column else ''} on {p.table}" for p in missing]
+        yield _refusal(f"The role {role} lacks {', '.join(lacks)}.", " ".join(grants(missing, role)))
+    if not catalog.may_make_temporary_tables():
         yield _refusal(
-            f"The role {role} lacks {lacks} for {rule.name} on {rule.table}"
-            + (f" or {rule.orphan_of.parent}." if rule.orphan_of else "."),
-            " ".join(dict.fromkeys(grant for *_, grant in missing)),
+            f"The role {role} may not make temporary tables in {database}, which hold what was judged.",
+            grant_database(database, role),
         )
-    may, database = catalog.may_make_temporary_tables()
-    if not may:
-        yield _refusal(
-            f"The role {role} may not make temporary tables, which hold what was judged.",
-            f"grant temporary on database {database} to {role};",
-        )
-
-
-def columns_read(rule: Rule, existing: set[str]) -> list[str]:
-    """The columns of its table that a rule's statements read, without `ctid`."""
-    reads = [*rule.columns, *(c for c in (rule.age.columns if rule.age else ()) if c in existing)]
-    if rule.orphan_of:
-        reads.append(rule.orphan_of.column)
-    return list(dict.fromkeys(reads))
 
 
 def _row_security(catalog: Catalog, leaves: tuple[Leaf, ...], parent: Relation | None) -> Iterator[Finding]:

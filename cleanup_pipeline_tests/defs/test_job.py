@@ -8,12 +8,11 @@ from pathlib import Path
 import psycopg
 import pytest
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
-from psycopg import sql
 
 from cleanup_pipeline.defs.resources import Observer, PostgresResource
 from cleanup_pipeline.demo.data import plant
 from cleanup_pipeline.rules import RULES
-from cleanup_pipeline_tests.databases import name_of
+from cleanup_pipeline_tests.databases import everything_in, name_of
 from cleanup_pipeline_tests.defs.runs import JOB, messages_of, metadata_of, run_job
 from cleanup_pipeline_tests.oracle import expected, snapshot
 
@@ -141,19 +140,6 @@ def test_no_password_is_in_any_table_of_dagsters_storage(
     storage = json.loads((dagster_home / "dagster.yaml").read_text())["storage"]["postgres"]["postgres_url"]
     assert "session_cleanup" in everything_in(storage)
     assert "Mk7secretQz" not in everything_in(storage)
-
-
-def everything_in(url: str) -> str:
-    """Every row of every table, as text."""
-    with psycopg.connect(url) as connection:
-        tables = connection.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
-        return "\n".join(
-            text
-            for (table,) in tables
-            for (text,) in connection.execute(
-                sql.SQL("select t::text from {} as t").format(sql.Identifier("public", table))
-            )
-        )
 
 
 def test_as_of_is_the_databases_clock_and_can_be_set_in_the_past_only(planted: str, instance: DagsterInstance) -> None:
