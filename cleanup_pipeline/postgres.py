@@ -70,7 +70,7 @@ class Database:
         Raises `ConfigurationError` where it is missing or malformed. The message never quotes it: an unescaped
         character in a password may have moved part of that password anywhere.
         """
-        if not url:
+        if not url or not url.strip():
             raise ConfigurationError(
                 f"{variable} is not set: give it the database's URL (postgresql://user@host/database)."
             )
@@ -140,6 +140,10 @@ _CONNECTION_FAILURES = (
         "refused the login: the role may not log in; check the user in the URL.",
     ),
     (r"database .* does not exist", "does not exist on that server; check the name in the URL."),
+    (
+        r"not currently accepting connections",
+        "accepts no connections (datallowconn is off): allow them, or check the name in the URL.",
+    ),
     (r"permission denied for database", "refused the login: the role has no CONNECT privilege on the database."),
     (
         r"too many connections for (role|database)",
@@ -223,10 +227,10 @@ class Session:
         try:
             found = connection.execute(
                 """
-                select current_setting('server_version_num')::int,
-                       pg_backend_pid(),
-                       current_setting('search_path'),
-                       extract(epoch from current_setting('deadlock_timeout')::interval)::float8
+                select pg_catalog.current_setting('server_version_num')::int,
+                       pg_catalog.pg_backend_pid(),
+                       pg_catalog.current_setting('search_path'),
+                       extract(epoch from pg_catalog.current_setting('deadlock_timeout')::interval)::double precision
                 """
             ).fetchone()
         except psycopg.Error as error:

@@ -57,7 +57,7 @@ class ForeignKey:
     """A foreign key of `child` that points at `key` of `parent`; the actions are pg_constraint's letters.
 
     `columns` are the child's, quoted and separated by commas; `indexed`: a valid index of it begins with them; without
-    one each deleted row of the parent scans the child's `pages`.
+    one each deleted row of the parent scans the child.
     """
 
     name: str
@@ -70,7 +70,6 @@ class ForeignKey:
     deferred: bool
     columns: str
     indexed: bool
-    pages: int
 
 
 ACTIONS = {"c": "cascade", "n": "set null", "d": "set default", "a": "no action", "r": "restrict"}
@@ -274,7 +273,7 @@ class Catalog:
         }
 
     def foreign_keys(self) -> list[ForeignKey]:
-        """Every foreign key of the database."""
+        """Every foreign key of the database. Waits for no lock: it looks at no table itself."""
         return [
             ForeignKey(name, child, child_name, parent, tuple(key), *rest)
             for name, child, child_name, parent, key, *rest in self._rows(
@@ -289,8 +288,7 @@ class Catalog:
                            where i.indrelid = c.conrelid and i.indisvalid and i.indpred is null
                              -- An int2vector counts from 0; the order of the columns does not matter.
                              and (i.indkey::int2[])[0:cardinality(c.conkey) - 1] @> c.conkey
-                       ),
-                       pg_table_size(c.conrelid) / current_setting('block_size')::bigint
+                       )
                 from pg_constraint c
                 where c.contype = 'f'
                 order by c.conrelid::regclass::text, c.conname

@@ -20,7 +20,7 @@ def judge(statements: Statements, transaction: Transaction, leaf: Leaf, blocks: 
     return found
 
 
-def judged(statements: Statements, transaction: Transaction, leaf: Leaf, blocks: Blocks) -> list[tuple[str, str]]:
+def judged(statements: Statements, transaction: Transaction, leaf: Leaf, blocks: Blocks) -> list[tuple[str, bytes]]:
     """The same for a client that has to carry the pairs (address, reference) itself."""
     found = transaction.rows(statements.judged(leaf, blocks))
     require_parent(transaction, statements, leaf, orphans=len(found))

@@ -51,7 +51,7 @@ def plan(rule: Rule, session: Session, options: Options, stop: threading.Event |
     planned = Plan(rule.name)
     reader = Reader(session, options.pace, stop or threading.Event())
     try:
-        report = preflight.require(session, rule)
+        report = reader.patiently(lambda: preflight.require(session, rule))
         planned.notes = [str(finding) for finding in report.findings]
         assert report.target is not None  # noqa: S101 -- preflight refuses without one
         _measure(planned, report.target, reader, options)

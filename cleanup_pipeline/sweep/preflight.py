@@ -119,7 +119,7 @@ def inspect(session: Session, rule: Rule) -> Report:
         guard = catalog.guard(rule.orphan_of, table, parent) if rule.orphan_of and parent else None
         report.findings += _guard(catalog, rule, table, guard)
         unindexed = _unindexed_keys(catalog, table, leaves)
-        report.findings += _scans(rule, unindexed)
+        report.findings += _scans(catalog, rule, unindexed)
         report.findings += _advice(catalog, rule, table, leaves)
         report.target = Target(
             rule=rule,
@@ -130,7 +130,7 @@ def inspect(session: Session, rule: Rule) -> Report:
             reference_type=table.columns[rule.orphan_of.column].type if rule.orphan_of else None,
             parent_is_indexed=bool(rule.orphan_of and parent and catalog.is_indexed(parent, rule.orphan_of.key)),
             guard=guard,
-            scanned_pages=sum(key.pages for key in unindexed) if isinstance(rule.action, Delete) else 0,
+            scanned_pages=catalog.pages([key.child for key in unindexed]) if isinstance(rule.action, Delete) else 0,
             triggers=tuple(trigger.name for trigger in triggers),
             vetoing_triggers=tuple(trigger.name for trigger in triggers if trigger.may_veto),
         )
@@ -314,13 +314,13 @@ def _unindexed_keys(catalog: Catalog, relation: Relation, leaves: tuple[Leaf, ..
     return [key for key in catalog.foreign_keys() if key.parent in swept and not key.indexed]
 
 
-def _scans(rule: Rule, keys: list[ForeignKey]) -> Iterator[Finding]:
+def _scans(catalog: Catalog, rule: Rule, keys: list[ForeignKey]) -> Iterator[Finding]:
     deletes = isinstance(rule.action, Delete)
     for key in keys:
         yield Finding(
             Severity.WARNING if deletes else Severity.NOTE,
             f"{key.child_name} ({key.name}) refers to {rule.table} without an index on {key.columns}: each row that is "
-            f"deleted there scans its {key.pages:,} pages{'' if deletes else ' (this rule deletes none)'}.",
+            f"deleted there scans its {catalog.pages([key.child]):,} pages{'' if deletes else ' (this rule deletes none)'}.",
             f"create index concurrently on {key.child_name} ({key.columns});",
         )
 

@@ -26,6 +26,8 @@ from cleanup_pipeline.sweep.statements import Blocks, Statements
 # Reconnecting so often within one sweep, something else is wrong.
 MOST_RECONNECTS = 10
 _LONGEST_REST_S = 1.0
+_PATIENCE_S = 10.0
+_LOCKED_PAUSE_S = 0.2
 _SHORT = Limits(statement_s=10.0)
 _PAGES_AT_FIRST = 16
 # What reading a page costs at the least; an empty stretch must not lead into a slice that is far too long.
@@ -70,14 +72,31 @@ class Reader:
         With `judged` it needs what was judged in this connection: then `CandidatesLostError` is raised instead. With
         `writes` it makes or fills a temporary table.
         """
-        while True:
+
+        def transact() -> T:
             if judged:
                 self.check_judged()
+            with self._session.transaction(limits, writes=writes) as transaction:
+                return work(transaction)
+
+        return self.patiently(transact)
+
+    def patiently(self, work: Callable[[], T]) -> T:
+        """Do what only reads again after a lost connection, and, for ten seconds, where a table is locked."""
+        patient_until = time.monotonic() + _PATIENCE_S
+        while True:
             try:
-                with self._session.transaction(limits, writes=writes) as transaction:
-                    return work(transaction)
+                return work()
             except LostConnectionError as lost:
                 self.reconnect(lost)
+            except errors.LockNotAvailable:
+                self.check_stop()
+                if time.monotonic() > patient_until:
+                    raise FailedError(
+                        f"A table is locked by another session, and stayed so for {_PATIENCE_S:.0f} s (lock_timeout). "
+                        "See pg_locks; a migration may be on."
+                    ) from None
+                self._stop.wait(_LOCKED_PAUSE_S)
 
     def keep_judged(self) -> None:
         """Remember that what is judged lives in the connection that there is now."""

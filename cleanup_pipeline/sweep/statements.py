@@ -59,10 +59,13 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows by their addresses; with `references` (as text) each must still hold that value as well."""
+    """Rows by their addresses; with `references` each must still hold that value as well.
+
+    References are the bytes of their text: in a database of encoding SQL_ASCII they need not be text that we can read.
+    """
 
     tids: tuple[str, ...]
-    references: tuple[str, ...] | None = None
+    references: tuple[bytes, ...] | None = None
 
     def halves(self) -> "list[Rows]":
         """Two smaller parts; none where there is but one row."""
@@ -115,6 +118,10 @@ class Statements:
         return _column(self.rule.orphan_of.column)
 
     @property
+    def _reference_bytes(self) -> sql.Composed:
+        return sql.SQL("convert_to({}::text, 'SQL_ASCII')").format(self._reference)
+
+    @property
     def _is_orphan(self) -> sql.Composed:
         reference = self.rule.orphan_of
         assert reference  # noqa: S101 -- asked of orphan rules only
@@ -164,15 +171,14 @@ class Statements:
             case Rows(tids, None):
                 return sql.SQL("t.ctid = any ({}::tid[])").format(sql.Literal(list(tids)))
             case Rows(tids, references):
-                assert self.target.reference_type and references  # noqa: S101, PT018 -- those of an orphan rule
+                assert references is not None  # noqa: S101 -- the case above
                 return sql.SQL(
                     "t.ctid = any ({tids}::tid[]) and (t.ctid, {reference}) operator(pg_catalog.=) any ("
-                    "select * from unnest({tids}::tid[], {references}::{type}[]))"
+                    "select * from unnest({tids}::tid[], {references}::bytea[]))"
                 ).format(
                     tids=sql.Literal(list(tids)),
                     references=sql.Literal(list(references)),
-                    reference=self._reference,
-                    type=sql.SQL(self.target.reference_type),
+                    reference=self._reference_bytes,
                 )
 
     # Judging: which rows refer to a parent that does not exist.
@@ -191,8 +197,8 @@ class Statements:
         )
 
     def judged(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
-        """The same pairs, as text, where there can be no temporary table."""
-        return self._orphans(sql.SQL("t.ctid::text, {}::text").format(self._reference), leaf, blocks)
+        """The same pairs, where there can be no temporary table."""
+        return self._orphans(sql.SQL("t.ctid::text, {}").format(self._reference_bytes), leaf, blocks)
 
     def count_orphans(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
         """How many orphans there are in `blocks`, and the oldest's time."""
@@ -265,12 +271,9 @@ class Statements:
         )
 
     def due_addresses(self, leaf: Leaf, scope: Scope) -> sql.Composed:
-        """The addresses of the due rows of `scope`, and their references, as text."""
-        return sql.SQL("select t.ctid::text, {} from {} as t where {} and {}").format(
-            sql.SQL("{}::text").format(self._reference) if self.rule.orphan_of else sql.SQL("null"),
-            identifier(leaf.table),
-            self._within(scope),
-            self._due,
+        """The addresses of the due rows of `scope`."""
+        return sql.SQL("select t.ctid::text from {} as t where {} and {}").format(
+            identifier(leaf.table), self._within(scope), self._due
         )
 
     def is_kept(self, leaf: Leaf, scope: Scope) -> sql.Composed:

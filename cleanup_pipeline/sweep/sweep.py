@@ -87,6 +87,8 @@ class Sweep:
         self._stop = stop or threading.Event()
         self._reader = Reader(session, options.pace, self._stop, self._take_lock_again)
         self._began = 0.0
+        self._not_taken: list[tuple[Leaf, Scope]] = []
+        self._brought_back = False
 
     def __iter__(self) -> Iterator[Progress]:
         self._began = time.monotonic()
@@ -114,7 +116,7 @@ class Sweep:
     def _carry_out(self) -> Iterator[Progress]:
         result = self.result
         self._ensure_connected()
-        report = preflight.require(self._session, self.rule)
+        report = self._reader.patiently(lambda: preflight.require(self._session, self.rule))
         result.notes += [str(finding) for finding in report.findings if finding.severity is Severity.WARNING]
         target = report.target
         assert target is not None  # noqa: S101 -- preflight refuses without one
@@ -227,9 +229,14 @@ class Sweep:
                 continue  # as often as the reader reconnects
             passes += 1
             taken = result.affected - before
-            # Of what a limit kept us from we know the number without looking.
-            result.remaining = orphans - taken if self._options.budget.spent else left
-            if taken + left >= orphans or taken == 0 or self._options.budget.spent:
+            # Neither taken nor there as it was judged: rows that moved, and perhaps are orphans still, or never reached.
+            unknown = max(0, orphans - taken - left)
+            if target.triggers and taken:
+                # Of what a trigger brings back only another look can tell.
+                unknown = max(0, (yield from self._count_orphans(target, statements)) - left)
+            self._not_taken, self._brought_back = doubtful, unknown > 0
+            result.remaining = left + unknown
+            if not unknown or self._options.budget.spent:
                 return
 
     def _judge_and_take(
@@ -306,11 +313,7 @@ class Sweep:
         self, target: Target, statements: Statements, writer: Writer, doubtful: list[tuple[Leaf, Scope]]
     ) -> Generator[Progress, None, int]:
         """The same behind a pooler, where a temporary table would be left on somebody else's connection."""
-        orphans = 0
-        for leaf in target.leaves:
-            for share, (found, _) in self._reader.slices(statements, leaf, partial(judgement.count, statements)):
-                orphans += found
-                yield self._progress("judging", share)
+        orphans = yield from self._count_orphans(target, statements)
         yield from self._check_fuse(target, statements, orphans)
         check_scans(orphans, target.scanned_pages, self.rule.table)
         self.result.access = "judged and taken slice by slice: a pooler stands before the server"
@@ -336,7 +339,17 @@ class Sweep:
                 self._reader.rest(working_s, waiting_s)
         return orphans
 
-    def _pairs(self, statements: Statements, leaf: Leaf, blocks: Blocks) -> list[tuple[str, str]]:
+    def _count_orphans(self, target: Target, statements: Statements) -> Generator[Progress, None, int]:
+        orphans = 0
+        for leaf in target.leaves:
+            for share, (found, _) in self._reader.slices(
+                statements, leaf, partial(judgement.count, statements), at_once=not target.parent_is_indexed
+            ):
+                orphans += found
+                yield self._progress("judging", share)
+        return orphans
+
+    def _pairs(self, statements: Statements, leaf: Leaf, blocks: Blocks) -> list[tuple[str, bytes]]:
         return self._reader.once(lambda transaction: judgement.judged(statements, transaction, leaf, blocks))
 
     def _check_fuse(self, target: Target, statements: Statements, orphans: int) -> Iterator[Progress]:
@@ -395,13 +408,22 @@ class Sweep:
         )
 
     def _any_kept(self, target: Target, statements: Statements) -> bool:
-        return any(self._is_kept(statements, leaf) for leaf in target.leaves)
-
-    def _is_kept(self, statements: Statements, leaf: Leaf) -> bool:
-        everything = Blocks(0, max(1, self._reader.pages(statements, leaf)))
-        (kept,) = self._reader.once(
-            lambda transaction: transaction.one(statements.is_kept(leaf, everything)), writes=True
+        if self.rule.orphan_of:
+            return self._brought_back or any(self._is_kept(statements, leaf, scope) for leaf, scope in self._not_taken)
+        return any(
+            self._is_kept(statements, leaf, Blocks(0, max(1, self._reader.pages(statements, leaf))))
+            for leaf in target.leaves
         )
+
+    def _is_kept(self, statements: Statements, leaf: Leaf, scope: Scope) -> bool:
+        try:
+            (kept,) = self._reader.once(
+                lambda transaction: transaction.one(statements.is_kept(leaf, scope)),
+                judged=isinstance(scope, Candidates),
+                writes=True,
+            )
+        except CandidatesLostError:
+            return False
         return bool(kept)
 
     def _progress(self, stage: str, share: float) -> Progress:

@@ -7,6 +7,7 @@ stays.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -16,7 +17,7 @@ from cleanup_pipeline.postgres import CommitInDoubtError, Limits, LostConnection
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.reader import FailedError, Reader
 from cleanup_pipeline.sweep.result import Result
-from cleanup_pipeline.sweep.statements import Blocks, Candidates, Rows, Scope, Statements
+from cleanup_pipeline.sweep.statements import Candidates, Rows, Scope, Statements
 
 # At most this part of the server's deadlock_timeout, and never longer than this, may a writing statement take.
 _SHARE_OF_DEADLOCK_TIMEOUT = 0.8
@@ -25,9 +26,10 @@ _LONGEST_LOCK_WAIT_S = 0.1
 # So many rows that can't be changed are no exceptions any more.
 MOST_SPOILT_ROWS = 1_000
 _HELD_UP = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected, errors.SerializationFailure)
-# A row, or a trigger on it, is the cause: integrity, data, triggered action, external routine, PL/pgSQL, and what else
-# a trigger may raise by itself. Anything else would fail for every row.
-_SPOILT_CLASSES = ("21", "22", "23", "27", "38", "39", "44", "P0")
+# A row is the cause: integrity, data, triggered action, external routine, check option, PL/pgSQL. A trigger may raise
+# whatever it likes, but for what befalls the server or the connection.
+_OF_ROWS = ("21", "22", "23", "27", "38", "39", "44", "P0")
+_OF_THE_SERVER = ("08", "25", "53", "57", "58", "F0", "XX")
 
 
 @dataclass(slots=True)
@@ -111,27 +113,34 @@ class Writer:
 
     def _narrow(self, leaf: Leaf, scope: Scope, error: psycopg.Error) -> int:
         """Halve the window until the row that spoils it stands alone, and leave that one."""
-        if not isinstance(error, _HELD_UP) and (error.sqlstate or "")[:2] not in _SPOILT_CLASSES:
+        if not self._is_of_rows(error):
             raise FailedError(f"The server refused to clean {leaf.table}: {explain(error)}.") from None
-        if isinstance(scope, Rows) and len(scope.tids) == 1:
+        if _is_one_row(scope):
             self._leave(leaf, scope, error)
             return 0
         return sum(self.write(leaf, part) for part in self._parts(leaf, scope))
 
-    def _parts(self, leaf: Leaf, scope: Scope) -> list[Blocks] | list[Rows]:
-        if not isinstance(scope, Candidates) and (halves := scope.halves()):
-            return halves
-        # One block, or judged rows: from here on by the rows' addresses.
-        found = self._reader.once(
-            lambda transaction: transaction.rows(self._statements.due_addresses(leaf, scope)),
-            judged=isinstance(scope, Candidates),
-        )
-        if not found:
-            return []
-        tids, references = zip(*found, strict=True)
-        return [Rows(tids, references if self._statements.rule.orphan_of else None)]
+    def _is_of_rows(self, error: psycopg.Error) -> bool:
+        kind = (error.sqlstate or "")[:2]
+        if isinstance(error, _HELD_UP) or kind in _OF_ROWS:
+            return True
+        return bool(self._statements.target.triggers) and kind not in _OF_THE_SERVER
 
-    def _leave(self, leaf: Leaf, row: Rows, error: psycopg.Error) -> None:
+    def _parts(self, leaf: Leaf, scope: Scope) -> Sequence[Scope]:
+        if isinstance(scope, Candidates):
+            return self._candidate_halves(scope)
+        if halves := scope.halves():
+            return halves
+        # One block: from here on by the rows' addresses.
+        found = self._reader.once(lambda transaction: transaction.rows(self._statements.due_addresses(leaf, scope)))
+        return [Rows(tuple(tid for (tid,) in found))] if found else []
+
+    def _candidate_halves(self, scope: Candidates) -> list[Candidates]:
+        half = self._statements.next_candidates(scope.after, scope.last, scope.rows // 2)
+        middle, rows = self._reader.once(lambda transaction: transaction.one(half), judged=True)
+        return [Candidates(scope.after, middle, rows), Candidates(middle, scope.last, scope.rows - rows)]
+
+    def _leave(self, leaf: Leaf, row: Scope, error: psycopg.Error) -> None:
         if isinstance(error, errors.QueryCanceled):
             cause = f"changing it takes longer than {self.limits.statement_s:.1f} s (statement_timeout)"
         else:
@@ -174,3 +183,13 @@ class Writer:
         result.longest_batch_ms = max(result.longest_batch_ms or 0.0, seconds * 1000)
         if self._budget.rows is not None:
             self._budget.rows -= affected
+
+
+def _is_one_row(scope: Scope) -> bool:
+    match scope:
+        case Candidates(rows=rows):
+            return rows == 1
+        case Rows(tids):
+            return len(tids) == 1
+        case _:
+            return False

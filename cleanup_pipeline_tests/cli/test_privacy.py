@@ -26,7 +26,7 @@ PRIVATE = {
 
 
 @pytest.fixture
-def cleaner(planted: Connection, server_url: str) -> Iterator[str]:
+def cleaner(planted: Connection) -> Iterator[str]:
     """The name of a role that may log in and nothing else."""
     role = f"cleaner {uuid4().hex[:8]}"
     planted.execute(sql.SQL("create role {} login").format(sql.Identifier(role)))
