@@ -6,10 +6,12 @@ password or a row: what a server says of a failure is told by its code and by th
 """
 
 import math
+import os
 import re
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -230,6 +232,7 @@ class Session:
                 select pg_catalog.current_setting('server_version_num')::int,
                        pg_catalog.pg_backend_pid(),
                        pg_catalog.current_setting('search_path'),
+                       pg_catalog.current_setting('synchronous_commit'),
                        extract(epoch from pg_catalog.current_setting('deadlock_timeout')::interval)::double precision
                 """
             ).fetchone()
@@ -239,12 +242,12 @@ class Session:
                 f"The database {self.database} broke the connection off: {explain(error)}."
             ) from None
         assert found is not None  # noqa: S101 -- a select without FROM has one row
-        self.server_version, backend_pid, self._search_path, self.deadlock_timeout_s = found
+        self.server_version, backend_pid, self._search_path, synchronous, self.deadlock_timeout_s = found
         # A pooler gives its clients a process id of its own making.
         self.pooled = backend_pid != connection.info.backend_pid
         if not self.pooled and self.server_version >= 140000:
             self._end_when_idle(connection)
-        self._pins = _pins(self.server_version, self._search_path)
+        self._pins = _pins(self.server_version, self._search_path, waits=synchronous not in ("off", "local"))
         self._connection = connection
         self.generation += 1
 
@@ -288,6 +291,13 @@ class Session:
                 connection.cancel_safe(timeout=5.0)
             except psycopg.Error:
                 return  # the statement's own timeout ends it
+
+    def abandon(self) -> None:
+        """Cut the connection, where the server does not even answer a cancel; may be called from another thread."""
+        connection = self._connection
+        if connection is not None and not connection.closed:
+            with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
     def transaction(self, limits: Limits, *, writes: bool = False) -> Iterator["Transaction"]:
@@ -410,7 +420,7 @@ def _milliseconds(seconds: float) -> int:
     return max(1, math.floor(seconds * 1000))
 
 
-def _pins(server_version: int, search_path: str) -> sql.Composed:
+def _pins(server_version: int, search_path: str, *, waits: bool) -> sql.Composed:
     """Every setting on which correctness rests, for the length of one transaction.
 
     Triggers run in our session, and may rely on the role's own search path: it is kept, behind `pg_catalog`. Our own
@@ -428,6 +438,10 @@ def _pins(server_version: int, search_path: str) -> sql.Composed:
         "jit": "off",
         "idle_in_transaction_session_timeout": f"{_milliseconds(IDLE_IN_TRANSACTION_TIMEOUT_S)}ms",
     }
+    if waits:
+        # A standby that does not answer would hold a commit, and its locks, for good: no timeout holds there. What a
+        # failover loses of a cleanup is cleaned again.
+        settings["synchronous_commit"] = "local"
     if server_version >= 170000:
         settings["transaction_timeout"] = "0"
     return sql.SQL("select {}").format(

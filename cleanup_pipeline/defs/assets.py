@@ -53,7 +53,9 @@ class RetentionConfig(RuleConfig):
 class GraceConfig(RuleConfig):
     """How long an orphan is left alone."""
 
-    grace_minutes: int = Field(default=60, ge=1, description="Rows made or changed since are no orphans yet.")
+    grace_minutes: int = Field(
+        default=60, ge=1, le=60 * 24 * 36500, description="Rows made or changed since are no orphans yet."
+    )
 
     def age(self) -> timedelta | None:
         """The age that replaces the rule's own."""

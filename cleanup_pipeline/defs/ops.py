@@ -36,6 +36,7 @@ _LOG_EVERY_S = 5.0
 _LOOK_AT_STATUS_EVERY_S = 2.0
 # A window ends by itself within a second; a judgement is cancelled.
 _WINDOW_ENDS_S = 1.0
+_CANCELS = 3
 
 
 def carry_out(
@@ -136,6 +137,7 @@ class _Work:
     def _watch(self, future: "Future[Result]") -> None:
         logged = looked = time.monotonic()
         stopping_since: float | None = None
+        cancels = 0
         while not wait([future], _LOOK_S).done:
             now = time.monotonic()
             if now - logged >= _LOG_EVERY_S and self._latest is not None:
@@ -147,7 +149,11 @@ class _Work:
             if self._observer.stop.is_set():
                 stopping_since = stopping_since or now
                 if now - stopping_since >= _WINDOW_ENDS_S and self._session is not None:
-                    self._session.cancel()
+                    cancels += 1
+                    if cancels > _CANCELS:
+                        self._session.abandon()
+                    else:
+                        self._session.cancel()
                     stopping_since = now
 
     def _stop_if_terminated(self) -> None:
@@ -169,7 +175,7 @@ def _metadata(result: Result, cleanup_run: CleanupRun) -> dict[str, float | str 
     as_of = cleanup_run.began_at()
     return {
         "rows_affected": result.affected,
-        "rows_remaining": result.remaining or 0,
+        **({} if result.remaining is None else {"rows_remaining": result.remaining}),
         "batches": result.batches,
         "duration_s": round(result.duration_s or 0.0, 3),
         "rows_per_second": round(result.rows_per_second or 0.0, 1),

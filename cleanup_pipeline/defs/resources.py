@@ -9,21 +9,28 @@ from datetime import UTC, date, datetime, timedelta
 from dagster import ConfigurableResource, DagsterInstance, DagsterRun, InitResourceContext
 from pydantic import Field, PrivateAttr
 
-from cleanup_pipeline.defs.claim import claim_day
+from cleanup_pipeline.defs.claim import claim_day, lock_name
 from cleanup_pipeline.gate import tags
-from cleanup_pipeline.gate.settings import GateConfigurationError, Settings
+from cleanup_pipeline.gate.settings import Settings
 from cleanup_pipeline.postgres import (
     APPLICATION_NAME,
     DATABASE_URL_VARIABLE,
+    ConfigurationError,
     Database,
+    Limits,
     Session,
+    UnreachableError,
 )
+from cleanup_pipeline.rules import RULES_ON
 from cleanup_pipeline.sweep import lock
 from cleanup_pipeline.sweep.as_of import choose_as_of
 from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED, Pace
 from cleanup_pipeline.sweep.result import Progress, Result, Status, worst
 from cleanup_pipeline.sweep.sweep import Options
 from cleanup_pipeline.sweep.window import Budget
+
+_CLAIM = Limits(statement_s=5.0)
+_CLAIMS = 3
 
 
 class PostgresResource(ConfigurableResource[None]):
@@ -134,16 +141,33 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
         if context.log is not None:
             context.log.info(summary(self._results))
         outcome = worst([result.status for result in self._results])
+        done = {result.rule for result in self._results}
+        if tags.DAY in context.run.tags and outcome is Status.SUCCESS and done != {rule.name for rule in RULES_ON}:
+            # The night is good when every rule is: a re-execution of some steps, or a run cut short, is not that.
+            outcome = Status.INTERRUPTED
         context.instance.add_run_tags(context.run.run_id, tags.outcome_tags(context.run.run_id, outcome.value))
 
     def _claim(self, session: Session, run: DagsterRun, instance: DagsterInstance) -> None:
         day = run.tags.get(tags.DAY)
         if day is None:
             return
-        # Behind a pooler a session's lock would stay on somebody else's connection: there the tag alone decides.
-        claim_day(
-            instance, run.run_id, date.fromisoformat(day), lambda name: session.pooled or lock.hold(session, name)
-        )
+        try:
+            when = date.fromisoformat(day)
+        except ValueError:
+            raise ConfigurationError(f"The run's tag {tags.DAY} is {day!r}, no day such as 2026-11-24.") from None
+        if session.pooled:
+            # A session's lock would stay on somebody else's connection: the day is claimed within one transaction.
+            with session.transaction(_CLAIM) as transaction:
+                held = lock.hold_in(transaction, lock_name(when))
+                claim_day(instance, run.run_id, when, lambda _: held)
+            return
+        for _ in range(_CLAIMS):
+            generation = session.generation
+            claim_day(instance, run.run_id, when, lambda name: lock.hold(session, name))
+            # Where Dagster's storage was slow the server may have ended our idle session, and the lock with it.
+            if lock.is_held(session, lock_name(when)) and session.generation == generation:
+                return
+        raise UnreachableError(f"The connection to {session.database} does not last as long as claiming the day takes.")
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -164,9 +188,11 @@ def _night_end(run: DagsterRun | None) -> float | None:
         return None
     try:
         end = Settings.from_environment(os.environ).night_end(date.fromisoformat(day))
-    except GateConfigurationError:
+    except ValueError:  # GateConfigurationError is one
         return None  # the gate has said so; a run that was started all the same is not to fail by it
-    return None if end is None else time.monotonic() + (end - datetime.now(UTC)).total_seconds()
+    left_s = 0.0 if end is None else (end - datetime.now(UTC)).total_seconds()
+    # A run that somebody starts after the night's end is meant to work.
+    return time.monotonic() + left_s if left_s > 0 else None
 
 
 def _earliest(*deadlines: float | None) -> float | None:

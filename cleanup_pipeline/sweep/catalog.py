@@ -20,6 +20,7 @@ class Leaf:
 
     oid: int
     table: Table
+    is_partition: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Relation:
     table: Table
     kind: str
     has_heirs: bool
+    is_partition: bool
     columns: dict[str, Column]
 
 
@@ -60,6 +62,7 @@ class ForeignKey:
     one each deleted row of the parent scans the child.
     """
 
+    oid: int
     name: str
     child: int
     child_name: str
@@ -105,7 +108,8 @@ class Catalog:
                        select from pg_inherits i
                        join pg_class heir on heir.oid = i.inhrelid
                        where i.inhparent = c.oid and not heir.relispartition
-                   )
+                   ),
+                   c.relispartition
             from pg_class c
             join pg_namespace n on n.oid = c.relnamespace
             where n.nspname = {schema} and c.relname = {name}
@@ -115,10 +119,10 @@ class Catalog:
         )
         if not found:
             return None
-        oid, kind, has_heirs = found[0]
+        oid, kind, has_heirs, is_partition = found[0]
         columns = self._rows(
             """
-            select a.attname, a.attnum, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), null),
+            select a.attname, a.attnum, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), -1),
                    a.attcollation::bigint, t.typtype = 'b' and t.typnamespace = 'pg_catalog'::regnamespace,
                    not a.attnotnull
             from pg_attribute a
@@ -127,14 +131,14 @@ class Catalog:
             """,
             oid=oid,
         )
-        return Relation(oid, table, kind, has_heirs, {name: Column(*rest) for name, *rest in columns})
+        return Relation(oid, table, kind, has_heirs, is_partition, {name: Column(*rest) for name, *rest in columns})
 
     def leaves(self, table: Relation) -> tuple[Leaf, ...]:
         """The tables that hold its rows: itself, or its partitions by name."""
         if table.kind != "p":
-            return (Leaf(table.oid, table.table),)
+            return (Leaf(table.oid, table.table, is_partition=table.is_partition),)
         return tuple(
-            Leaf(oid, Table(name, schema))
+            Leaf(oid, Table(name, schema), is_partition=True)
             for oid, schema, name in self._rows(
                 """
                 select c.oid::bigint, n.nspname, c.relname
@@ -164,6 +168,8 @@ class Catalog:
             """
             select exists (
                 select from pg_index
+                join pg_class o on o.oid = indexrelid
+                join pg_am m on m.oid = o.relam and m.amname in ('btree', 'hash')
                 where indrelid = {oid}::oid and indisvalid and indpred is null and indkey[0] = {column}
             )
             """,
@@ -275,16 +281,18 @@ class Catalog:
     def foreign_keys(self) -> list[ForeignKey]:
         """Every foreign key of the database. Waits for no lock: it looks at no table itself."""
         return [
-            ForeignKey(name, child, child_name, parent, tuple(key), *rest)
-            for name, child, child_name, parent, key, *rest in self._rows(
+            ForeignKey(oid, name, child, child_name, parent, tuple(key), *rest)
+            for oid, name, child, child_name, parent, key, *rest in self._rows(
                 """
-                select c.conname, c.conrelid::bigint, c.conrelid::regclass::text, c.confrelid::bigint, c.confkey,
-                       c.confdeltype::text, c.confupdtype::text, c.condeferred,
+                select c.oid::bigint, c.conname, c.conrelid::bigint, c.conrelid::regclass::text, c.confrelid::bigint,
+                       c.confkey, c.confdeltype::text, c.confupdtype::text, c.condeferred,
                        (select string_agg(quote_ident(a.attname), ', ' order by k.place)
                         from unnest(c.conkey) with ordinality as k (number, place)
                         join pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.number),
                        exists (
                            select from pg_index i
+                           join pg_class o on o.oid = i.indexrelid
+                           join pg_am m on m.oid = o.relam and m.amname in ('btree', 'hash')
                            where i.indrelid = c.conrelid and i.indisvalid and i.indpred is null
                              -- An int2vector counts from 0; the order of the columns does not matter.
                              and (i.indkey::int2[])[0:cardinality(c.conkey) - 1] @> c.conkey
@@ -332,6 +340,21 @@ class Catalog:
                 column=action.column if isinstance(action, Close) else "",
             )
         ]
+
+    def defers(self, oids: list[int], action: Delete | Close) -> bool:
+        """Whether something that the rule sets off waits for the commit: a deferred constraint or trigger."""
+        ((defers,),) = self._rows(
+            """
+            select exists (
+                select from pg_trigger
+                where tgrelid = any({oids}::bigint[]::oid[]) and tginitdeferred and tgenabled in ('O', 'A')
+                  and tgtype & {event} <> 0
+            )
+            """,
+            oids=oids,
+            event=8 if isinstance(action, Delete) else 16,
+        )
+        return bool(defers)
 
     def missing(self, privileges: "Iterable[Privilege]") -> "list[Privilege]":
         """Those that this role lacks."""

@@ -4,7 +4,7 @@ import zlib
 
 from psycopg import sql
 
-from cleanup_pipeline.postgres import CleanupError, Limits, Session
+from cleanup_pipeline.postgres import CleanupError, Limits, LostConnectionError, Session, Transaction
 
 # Advisory locks are two 32-bit numbers; the first keeps ours apart from the app's.
 _NAMESPACE = zlib.crc32(b"cleanup_pipeline") - 2**31
@@ -25,6 +25,36 @@ def hold(session: Session, name: str) -> bool:
         )
     if held:
         session.held_locks.add(name)
+    return bool(held)
+
+
+def hold_in(transaction: Transaction, name: str) -> bool:
+    """Try to take the lock `name` until the transaction ends; returns whether it is ours."""
+    (held,) = transaction.one(
+        sql.SQL("select pg_catalog.pg_try_advisory_xact_lock({}, {})").format(
+            sql.Literal(_NAMESPACE), sql.Literal(_number(name))
+        )
+    )
+    return bool(held)
+
+
+def is_held(session: Session, name: str) -> bool:
+    """Whether this connection holds the lock `name`; false where it was lost meanwhile."""
+    try:
+        with session.transaction(_LIMITS) as transaction:
+            (held,) = transaction.one(
+                sql.SQL(
+                    """
+                    select exists (
+                        select from pg_catalog.pg_locks
+                        where locktype = 'advisory' and granted and pid = pg_backend_pid()
+                          and classid = {namespace}::bigint::oid and objid = {number}::bigint::oid
+                    )
+                    """
+                ).format(namespace=sql.Literal(_NAMESPACE % 2**32), number=sql.Literal(_number(name) % 2**32))
+            )
+    except LostConnectionError:
+        return False
     return bool(held)
 
 

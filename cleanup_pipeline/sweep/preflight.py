@@ -51,6 +51,8 @@ class Finding:
 class Target:
     """A rule as it meets the database: the tables to sweep and what is known of them.
 
+    `family` are the oids of the leaves and of the partitioned tables above them, `known_keys` those of the foreign keys
+    that there are: one that is added during the sweep has not been checked. `defers`: something waits for the commit.
     `scanned_pages`: so many pages of other tables each deleted row scans, for want of an index on a foreign key.
     """
 
@@ -62,6 +64,9 @@ class Target:
     parent_is_indexed: bool
     guard: str | None
     scanned_pages: int = 0
+    family: tuple[int, ...] = ()
+    known_keys: tuple[int, ...] = ()
+    defers: bool = False
     triggers: tuple[str, ...] = ()
     vetoing_triggers: tuple[str, ...] = ()
 
@@ -130,6 +135,9 @@ def inspect(session: Session, rule: Rule) -> Report:
             reference_type=table.columns[rule.orphan_of.column].type if rule.orphan_of else None,
             parent_is_indexed=bool(rule.orphan_of and parent and catalog.is_indexed(parent, rule.orphan_of.key)),
             guard=guard,
+            family=tuple(sorted(catalog.family([leaf.oid for leaf in leaves]) | {table.oid})),
+            known_keys=tuple(key.oid for key in catalog.foreign_keys()),
+            defers=catalog.defers([leaf.oid for leaf in leaves], rule.action),
             scanned_pages=catalog.pages([key.child for key in unindexed]) if isinstance(rule.action, Delete) else 0,
             triggers=tuple(trigger.name for trigger in triggers),
             vetoing_triggers=tuple(trigger.name for trigger in triggers if trigger.may_veto),
@@ -320,7 +328,8 @@ def _scans(catalog: Catalog, rule: Rule, keys: list[ForeignKey]) -> Iterator[Fin
         yield Finding(
             Severity.WARNING if deletes else Severity.NOTE,
             f"{key.child_name} ({key.name}) refers to {rule.table} without an index on {key.columns}: each row that is "
-            f"deleted there scans its {catalog.pages([key.child]):,} pages{'' if deletes else ' (this rule deletes none)'}.",
+            f"deleted there scans its {catalog.pages([key.child]):,} pages"
+            f"{'' if deletes else ' (this rule deletes none)'}.",
             f"create index concurrently on {key.child_name} ({key.columns});",
         )
 

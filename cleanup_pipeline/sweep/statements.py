@@ -137,7 +137,7 @@ class Statements:
 
     def write_picked(self, leaf: Leaf, scope: Scope, *, limit: int | None, skip_locked: bool) -> sql.Composed:
         """The same for at most `limit` rows, and only for those that nobody else has locked where `skip_locked`."""
-        picked = sql.SQL("select t.ctid from {} as t where {} and {}{}{}").format(
+        picked = sql.SQL("select t.ctid from only {} as t where {} and {}{}{}").format(
             identifier(leaf.table),
             self._within(scope),
             self._due,
@@ -148,13 +148,30 @@ class Statements:
             self._verb(leaf), picked, self._within(scope), self._due
         )
 
+    def surprise(self, leaf: Leaf) -> sql.Composed:
+        """Whether a cascade was added, or the partition detached, since preflight.
+
+        To be asked after writing and before the commit: from the write on our lock keeps new foreign keys out.
+        """
+        return sql.SQL(
+            "select exists (select from pg_catalog.pg_constraint where contype = 'f' and {action} in ('c', 'n', 'd')"
+            " and confrelid = any ({family}::bigint[]::oid[]) and oid <> all ({known}::bigint[]::oid[]))"
+            " or exists (select from pg_catalog.pg_class where oid = {leaf}::oid and relispartition <> {partition})"
+        ).format(
+            action=sql.Identifier("confupdtype" if isinstance(self.rule.action, Close) else "confdeltype"),
+            family=sql.Literal(list(self.target.family)),
+            known=sql.Literal(list(self.target.known_keys)),
+            leaf=sql.Literal(leaf.oid),
+            partition=sql.Literal(leaf.is_partition),
+        )
+
     def _verb(self, leaf: Leaf) -> sql.Composed:
         action = self.rule.action
         if isinstance(action, Close):
-            return sql.SQL("update {} as t set {} = {}").format(
+            return sql.SQL("update only {} as t set {} = {}").format(
                 identifier(leaf.table), sql.Identifier(action.column), _column(action.value)
             )
-        return sql.SQL("delete from {} as t").format(identifier(leaf.table))
+        return sql.SQL("delete from only {} as t").format(identifier(leaf.table))
 
     def _within(self, scope: Scope) -> sql.Composed:
         match scope:
@@ -205,18 +222,28 @@ class Statements:
         return self._orphans(sql.SQL("count(*), min({})::text").format(self.age), leaf, blocks)
 
     def _orphans(self, what: sql.Composable, leaf: Leaf, blocks: Blocks) -> sql.Composed:
-        return sql.SQL("select {} from {} as t where {} and {} and {}").format(
-            what, identifier(leaf.table), _block_range(blocks.first, blocks.end), self._due, self._is_orphan
+        # An empty parent makes no orphan. One that is filled again before the look behind this statement hides that.
+        return sql.SQL("select {} from only {} as t where {} and {} and {} and exists (select from {})").format(
+            what,
+            identifier(leaf.table),
+            _block_range(blocks.first, blocks.end),
+            self._due,
+            self._is_orphan,
+            self._parent,
         )
 
     def parent_exists(self) -> sql.Composed:
         """Whether the parent has any row."""
+        return sql.SQL("select exists (select from {})").format(self._parent)
+
+    @property
+    def _parent(self) -> sql.Identifier:
         assert self.rule.orphan_of  # noqa: S101 -- asked of orphan rules only
-        return sql.SQL("select exists (select from {})").format(identifier(self.rule.orphan_of.parent))
+        return identifier(self.rule.orphan_of.parent)
 
     def reference_exists(self, leaf: Leaf) -> sql.Composed:
         """Whether any row of `leaf` refers to a parent at all."""
-        return sql.SQL("select exists (select from {} as t where {} is not null)").format(
+        return sql.SQL("select exists (select from only {} as t where {} is not null)").format(
             identifier(leaf.table), self._reference
         )
 
@@ -224,7 +251,7 @@ class Statements:
 
     def first_by_age(self, leaf: Leaf) -> sql.Composed:
         """The query whose plan tells whether an index leads to the due rows, oldest first."""
-        return sql.SQL("explain (format json, costs off) select from {} as t where {} order by {} limit 1").format(
+        return sql.SQL("explain (format json, costs off) select from only {} as t where {} order by {} limit 1").format(
             identifier(leaf.table), self._due, self.age
         )
 
@@ -232,7 +259,7 @@ class Statements:
         """How many rows are due, counted up to `at_most`, and the oldest's time."""
         return sql.SQL(
             "select count(*), min(age)::text"
-            " from (select {age} as age from {table} as t where {due} order by {age} limit {limit}) as oldest"
+            " from (select {age} as age from only {table} as t where {due} order by {age} limit {limit}) as oldest"
         ).format(age=self.age, table=identifier(leaf.table), due=self._due, limit=sql.Literal(at_most))
 
     def gather(self, leaf: Leaf, at_most: int) -> sql.Composed:
@@ -240,7 +267,7 @@ class Statements:
         return sql.SQL(
             "insert into {candidates} (tid)"
             " select tid"
-            " from (select t.ctid as tid from {table} as t where {due} order by {age} limit {limit}) as oldest"
+            " from (select t.ctid as tid from only {table} as t where {due} order by {age} limit {limit}) as oldest"
             " order by tid"
         ).format(
             candidates=_CANDIDATES,
@@ -260,19 +287,19 @@ class Statements:
 
     def count_due(self, leaf: Leaf, scope: Scope) -> sql.Composed:
         """How many rows of `scope` are due (of an orphan rule: still what they were judged to be), and the oldest."""
-        return sql.SQL("select count(*), min({})::text from {} as t where {} and {}").format(
+        return sql.SQL("select count(*), min({})::text from only {} as t where {} and {}").format(
             self.age, identifier(leaf.table), self._within(scope), self._due
         )
 
     def ages(self, leaf: Leaf, scope: Scope) -> sql.Composed:
         """When the oldest and the newest due row of `scope` were made or last changed."""
-        return sql.SQL("select min({age})::text, max({age})::text from {table} as t where {within} and {due}").format(
-            age=self.age, table=identifier(leaf.table), within=self._within(scope), due=self._due
-        )
+        return sql.SQL(
+            "select min({age})::text, max({age})::text from only {table} as t where {within} and {due}"
+        ).format(age=self.age, table=identifier(leaf.table), within=self._within(scope), due=self._due)
 
     def due_addresses(self, leaf: Leaf, scope: Scope) -> sql.Composed:
         """The addresses of the due rows of `scope`."""
-        return sql.SQL("select t.ctid::text from {} as t where {} and {}").format(
+        return sql.SQL("select t.ctid::text from only {} as t where {} and {}").format(
             identifier(leaf.table), self._within(scope), self._due
         )
 
@@ -280,18 +307,18 @@ class Statements:
         """Whether a due row of `scope` is there that nobody has locked."""
         return sql.SQL(
             "select exists (select from"
-            " (select from {} as t where {} and {} limit 1 for update of t skip locked) as free)"
+            " (select from only {} as t where {} and {} limit 1 for update of t skip locked) as free)"
         ).format(identifier(leaf.table), self._within(scope), self._due)
 
     def count_undated(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
         """How many rows in `blocks` have no age, and so will never be due."""
-        return sql.SQL("select count(*) from {} as t where {} and {} is null").format(
+        return sql.SQL("select count(*) from only {} as t where {} and {} is null").format(
             identifier(leaf.table), _block_range(blocks.first, blocks.end), self.age
         )
 
     def count_rows(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
         """How many rows there are in `blocks`."""
-        return sql.SQL("select count(*) from {} as t where {}").format(
+        return sql.SQL("select count(*) from only {} as t where {}").format(
             identifier(leaf.table), _block_range(blocks.first, blocks.end)
         )
 

@@ -89,6 +89,7 @@ class Sweep:
         self._began = 0.0
         self._not_taken: list[tuple[Leaf, Scope]] = []
         self._brought_back = False
+        self._judges = False
 
     def __iter__(self) -> Iterator[Progress]:
         self._began = time.monotonic()
@@ -140,6 +141,7 @@ class Sweep:
         if target.scanned_pages:
             check_scans((yield from self._look(target, statements)), target.scanned_pages, self.rule.table)
         passes = 0
+        previous: int | None = None
         while passes < MOST_PASSES:
             before = result.affected
             writer.leftovers = Leftovers()
@@ -152,8 +154,11 @@ class Sweep:
                 continue  # as often as the reader reconnects
             passes += 1
             result.remaining = yield from self._look(target, statements)
-            if result.remaining <= left or result.affected == before or self._options.budget.spent:
+            # What is no fewer than before is brought back by a trigger.
+            stuck = result.affected == before or (previous is not None and result.remaining >= previous)
+            if result.remaining <= left or stuck or self._options.budget.spent:
                 return
+            previous = result.remaining
 
     def _clean_leaf(
         self, leaf: Leaf, statements: Statements, writer: Writer, number: int, leaves: int
@@ -182,6 +187,8 @@ class Sweep:
             self._reader.rest(working_s, waiting_s)
 
     def _take_gathered(self, leaf: Leaf, statements: Statements, writer: Writer, due: int) -> Iterator[float]:
+        self._judges = True
+
         def gather(transaction: Transaction) -> Row:
             transaction.run(DROP_CANDIDATES)
             transaction.run(statements.make_candidates())
@@ -213,6 +220,7 @@ class Sweep:
     def _clean_orphans(self, target: Target, statements: Statements, writer: Writer) -> Iterator[Progress]:
         result = self.result
         passes = 0
+        previous: int | None = None
         while passes < MOST_PASSES:
             before = result.affected
             writer.leftovers = Leftovers()
@@ -229,15 +237,17 @@ class Sweep:
                 continue  # as often as the reader reconnects
             passes += 1
             taken = result.affected - before
-            # Neither taken nor there as it was judged: rows that moved, and perhaps are orphans still, or never reached.
+            # Neither taken nor there as judged: rows that moved and perhaps are orphans still, or were never reached.
             unknown = max(0, orphans - taken - left)
             if target.triggers and taken:
                 # Of what a trigger brings back only another look can tell.
                 unknown = max(0, (yield from self._count_orphans(target, statements)) - left)
             self._not_taken, self._brought_back = doubtful, unknown > 0
             result.remaining = left + unknown
-            if not unknown or self._options.budget.spent:
+            stuck = previous is not None and result.remaining >= previous
+            if not unknown or stuck or self._options.budget.spent:
                 return
+            previous = result.remaining
 
     def _judge_and_take(
         self, target: Target, statements: Statements, writer: Writer, doubtful: list[tuple[Leaf, Scope]]
@@ -263,6 +273,8 @@ class Sweep:
         return f" They were made or last changed between {oldest} and {newest}."
 
     def _judge(self, target: Target, statements: Statements) -> Generator[Progress, None, list[_Judged]]:
+        self._judges = True
+
         def make(transaction: Transaction) -> None:
             transaction.run(DROP_CANDIDATES)
             transaction.run(statements.make_candidates())
@@ -398,10 +410,10 @@ class Sweep:
             raise FailedError(writer.why_spoilt)
         if not result.remaining or self._options.budget.spent:
             return
-        if target.vetoing_triggers and self._any_kept(target, statements):
+        if target.triggers and self._any_kept(target, statements):
             raise FailedError(
                 f"{result.remaining:,} rows of {target.rule.table} stay although nothing holds them: a trigger keeps "
-                f"them or brings them back ({', '.join(target.vetoing_triggers)})."
+                f"them or brings them back ({', '.join(target.triggers)})."
             )
         result.notes.append(
             f"{result.remaining:,} rows of {target.rule.table} were locked or changed meanwhile and stay."
@@ -440,7 +452,7 @@ class Sweep:
         # Behind a pooler a session's lock would stay on somebody else's connection: exclusion is not promised there.
         if self._session.pooled:
             return
-        if not lock.hold(self._session, self.rule.name):
+        if not self._reader.patiently(lambda: lock.hold(self._session, self.rule.name)):
             who = lock.holder(self._session, self.rule.name)
             raise lock.HeldError(f"Another sweep of {self.rule.name} is on: {who}.")
 
@@ -459,12 +471,13 @@ class Sweep:
             self._session.held_locks.discard(self.rule.name)
             return
         try:
-            if not self._session.pooled:
+            if self._judges:
                 with self._session.transaction(Limits(statement_s=10.0), writes=True) as transaction:
                     transaction.run(DROP_CANDIDATES)
             if self.rule.name in self._session.held_locks:
                 lock.release(self._session, self.rule.name)
         except (psycopg.Error, LostConnectionError):
+            self._session.held_locks.discard(self.rule.name)
             self._session.close()
 
 

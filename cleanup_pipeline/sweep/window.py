@@ -11,9 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 
-from cleanup_pipeline.postgres import CommitInDoubtError, Limits, LostConnectionError, Session, explain
+from cleanup_pipeline.postgres import (
+    CleanupError,
+    CommitInDoubtError,
+    Limits,
+    LostConnectionError,
+    Session,
+    Transaction,
+    explain,
+)
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.reader import FailedError, Reader
 from cleanup_pipeline.sweep.result import Result
@@ -30,6 +38,7 @@ _HELD_UP = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetect
 # whatever it likes, but for what befalls the server or the connection.
 _OF_ROWS = ("21", "22", "23", "27", "38", "39", "44", "P0")
 _OF_THE_SERVER = ("08", "25", "53", "57", "58", "F0", "XX")
+_NOTHING_WAITS = sql.SQL("set constraints all immediate")
 
 
 @dataclass(slots=True)
@@ -73,6 +82,8 @@ class Writer:
     def limits(self) -> Limits:
         """How long a writing statement may take, and wait for a lock."""
         statement_s = min(_LONGEST_STATEMENT_S, _SHARE_OF_DEADLOCK_TIMEOUT * self._session.deadlock_timeout_s)
+        if self._statements.target.defers:
+            statement_s /= 2  # for two statements: the second does what would wait for the commit
         return Limits(statement_s, min(_LONGEST_LOCK_WAIT_S, statement_s / 2))
 
     def write(self, leaf: Leaf, scope: Scope) -> int:
@@ -168,13 +179,36 @@ class Writer:
                 with self._session.transaction(self.limits, writes=True) as transaction:
                     started = time.monotonic()
                     affected = transaction.change(statement)
+                    if affected:
+                        self._before_commit(transaction, leaf)
                     self.working_s += time.monotonic() - started
             except LostConnectionError as lost:
-                self._reader.reconnect(lost)
+                self._reconnect(lost)
                 if not isinstance(lost, CommitInDoubtError) or not self._reader.was_committed(lost):
                     continue
             self._count(affected, time.monotonic() - began)
             return affected
+
+    def _before_commit(self, transaction: Transaction, leaf: Leaf) -> None:
+        """See that nothing has changed which preflight has checked. Raises `FailedError`; the window is rolled back."""
+        if self._statements.target.defers:
+            # No timeout holds during a commit.
+            transaction.run(_NOTHING_WAITS)
+        (surprise,) = transaction.one(self._statements.surprise(leaf))
+        if surprise:
+            raise FailedError(
+                f"During the sweep a foreign key with an action was pointed at {leaf.table}, or the table was detached "
+                "from its parent. The window was rolled back; run cleanup-pipeline doctor, then run again."
+            )
+
+    def _reconnect(self, lost: LostConnectionError) -> None:
+        try:
+            self._reader.reconnect(lost)
+        except CleanupError as error:
+            if isinstance(lost, CommitInDoubtError):
+                unknown = "Whether the window under way was committed can't be told; it is not counted."
+                raise type(error)(f"{error} {unknown}") from None
+            raise
 
     def _count(self, affected: int, seconds: float) -> None:
         result = self._result

@@ -1,0 +1,116 @@
+"""What people do to the tables while a sweep is on: nothing that preflight has not seen may be reached."""
+
+from dataclasses import replace
+
+import psycopg
+import pytest
+from psycopg import Connection
+
+from cleanup_pipeline.demo.data import plant
+from cleanup_pipeline.rules import OLD_DECLINES, ORPHANED_FINGERPRINTS
+from cleanup_pipeline.sweep import judgement
+from cleanup_pipeline.sweep.result import Status
+from cleanup_pipeline.sweep.sweep import Sweep
+from cleanup_pipeline_tests.sweep.steps import NOW, TINY, advance, finish, options, session_on, sweep
+
+App = Connection[tuple[object, ...]]
+
+
+def count(app: App, table: str) -> object:
+    return app.execute(f"select count(*) from {table}".encode()).fetchall()[0][0]
+
+
+def test_a_cascade_that_is_added_during_the_sweep_reaches_nothing(app: App, database: str) -> None:
+    plant(app, 400, NOW)
+    matches = count(app, "after_hours_matches")
+    with session_on(database) as session:
+        swept = Sweep(OLD_DECLINES, session, options(pace=TINY))
+        steps = iter(swept)
+        advance(steps, "windows")
+        app.execute(
+            "alter table after_hours_matches add decline_id uuid references after_hours_declines on delete cascade"
+        )
+        app.execute(
+            "update after_hours_matches"
+            " set decline_id = (select id from after_hours_declines order by created_at limit 1)"
+        )
+        result = finish(swept, steps)
+    assert result.status is Status.FAILED
+    assert "foreign key" in (result.error or "")
+    assert count(app, "after_hours_matches") == matches
+
+
+def test_a_table_that_inherits_since_the_sweep_began_keeps_its_rows(app: App, database: str) -> None:
+    plant(app, 400, NOW)
+    with session_on(database) as session:
+        swept = Sweep(OLD_DECLINES, session, options(pace=TINY))
+        steps = iter(swept)
+        advance(steps, "windows")
+        app.execute("create table archive () inherits (after_hours_declines)")
+        app.execute("insert into archive select * from only after_hours_declines")
+        kept = count(app, "archive")
+        result = finish(swept, steps)
+    assert result.status is Status.SUCCESS
+    assert count(app, "archive") == kept
+    assert count(app, "only after_hours_declines") == 200
+
+
+def test_a_partition_that_is_detached_during_the_sweep_keeps_its_rows(app: App, database: str) -> None:
+    app.execute(
+        """
+        create table declines (id uuid default gen_random_uuid(), created_at timestamptz)
+            partition by range (created_at);
+        create table declines_old partition of declines for values from (minvalue) to ('2026-01-01');
+        create table declines_new partition of declines for values from ('2026-01-01') to (maxvalue);
+        insert into declines (created_at) select '2025-06-01' from generate_series(1, 500);
+        insert into declines (created_at) select '2026-06-01' from generate_series(1, 500);
+        """
+    )
+    rule = replace(OLD_DECLINES, table=OLD_DECLINES.table._replace(name="declines"))
+    with session_on(database) as session:
+        swept = Sweep(rule, session, options(pace=TINY))
+        steps = iter(swept)
+        advance(steps, "windows")
+        app.execute("alter table declines detach partition declines_old")
+        kept = count(app, "declines_old")
+        result = finish(swept, steps)
+    assert result.status is Status.FAILED
+    assert kept == count(app, "declines_old") != 0
+
+
+def test_a_parent_that_is_restored_while_its_children_are_judged_makes_no_orphans(
+    app: App, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(app, 400, NOW)
+    app.execute("create table restored as select * from after_hours_sessions")
+    app.execute("alter table after_hours_declines drop constraint after_hours_declines_session_id_fkey")
+    app.execute("alter table after_hours_matches drop constraint after_hours_matches_session_id_fkey")
+    app.execute("truncate after_hours_sessions")
+    look = judgement.require_parent
+
+    def restore_first(*arguments: object, **named: object) -> None:
+        with psycopg.connect(database, autocommit=True) as restoring:
+            restoring.execute("insert into after_hours_sessions select * from restored on conflict do nothing")
+        look(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(judgement, "require_parent", restore_first)
+    fingerprints = count(app, "device_fingerprints")
+    result = sweep(database, ORPHANED_FINGERPRINTS)
+    assert result.affected == 0
+    assert count(app, "device_fingerprints") == fingerprints
+
+
+def test_what_waits_for_the_commit_is_done_before_it_where_a_timeout_holds(app: App, database: str) -> None:
+    plant(app, 2, NOW)
+    app.execute(
+        """
+        create function dawdle() returns trigger language plpgsql as $$ begin perform pg_sleep(5); return null; end $$;
+        create constraint trigger dawdle after delete on after_hours_declines deferrable initially deferred
+        for each row execute function dawdle();
+        """
+    )
+    result = sweep(database, OLD_DECLINES)
+    assert result.status is Status.FAILED
+    assert result.affected == 0
+    assert result.longest_batch_ms is not None
+    assert result.longest_batch_ms < 1000
