@@ -254,7 +254,12 @@ class Session:
     def _end_when_idle(self, connection: "psycopg.Connection[Row]") -> None:
         """Have the server end the session, and with it our locks, when the client freezes between transactions."""
         try:
-            connection.execute(sql.SQL("set idle_session_timeout = {}").format(sql.Literal(_IDLE_SESSION_TIMEOUT)))
+            # Between our transactions, and for the statement that begins one, the database's own timeout would hold.
+            connection.execute(
+                sql.SQL("set statement_timeout = '10s'; set idle_session_timeout = {}").format(
+                    sql.Literal(_IDLE_SESSION_TIMEOUT)
+                )
+            )
         except psycopg.Error as error:
             connection.close()
             raise UnreachableError(

@@ -11,7 +11,7 @@ from cleanup_pipeline.cli.errors import CannotBeginError
 from cleanup_pipeline.cli.options import Request
 from cleanup_pipeline.postgres import DATABASE_URL_VARIABLE, CleanupError, Database, explain
 from cleanup_pipeline.rules import Rule
-from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED
+from cleanup_pipeline.sweep.pace import FULL_SPEED, LOOKING
 from cleanup_pipeline.sweep.sweep import Options
 
 
@@ -33,5 +33,5 @@ def the_database() -> Database:
 
 def options_for(request: Request, rule: Rule, as_of: datetime) -> Options:
     """How a rule is to be looked at."""
-    pace = FULL_SPEED if request.full_speed else DEFAULT
+    pace = FULL_SPEED if request.full_speed else LOOKING
     return Options(as_of, pace, request.age(rule), request.allow_share, request.deep)

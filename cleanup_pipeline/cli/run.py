@@ -4,6 +4,7 @@ import sys
 import threading
 
 import click
+from psycopg import errors, sql
 
 from cleanup_pipeline.cli.begin import beginning, options_for, the_database
 from cleanup_pipeline.cli.errors import CannotBeginError
@@ -12,12 +13,14 @@ from cleanup_pipeline.cli.output import Streams
 from cleanup_pipeline.cli.report import Report
 from cleanup_pipeline.cli.storage import Storage, StorageError, find_storage
 from cleanup_pipeline.cli.watch import Watch
-from cleanup_pipeline.postgres import Database, Session
+from cleanup_pipeline.postgres import Database, Limits, Session, Transaction
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep import preflight
 from cleanup_pipeline.sweep.as_of import choose_as_of
+from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.plan import plan
 from cleanup_pipeline.sweep.reader import Reader
+from cleanup_pipeline.sweep.statements import Statements
 from cleanup_pipeline.sweep.sweep import Options, statements_for
 
 MANY_ROWS = 1_000_000
@@ -79,7 +82,24 @@ def _at_most(session: Session, rule: Rule, options: Options) -> int:
     if target is None or report.refusals or (target.guard and not options.deep):
         return 0
     reader, statements = Reader(session, options.pace, threading.Event()), statements_for(target, options)
-    return sum(reader.pages(statements, leaf) for leaf in target.leaves) * _MOST_ROWS_A_PAGE
+    return sum(_rows_at_most(reader, statements, leaf) for leaf in target.leaves)
+
+
+def _rows_at_most(reader: Reader, statements: Statements, leaf: Leaf) -> int:
+    most = reader.pages(statements, leaf) * _MOST_ROWS_A_PAGE
+    if most <= MANY_ROWS:
+        return most
+
+    def count(transaction: Transaction) -> int:
+        # By an index, which after a vacuum needs no page of the table itself.
+        transaction.run(sql.SQL("set local enable_seqscan = off"))
+        return int(transaction.one(statements.count_up_to(leaf, MANY_ROWS + 1))[0])
+
+    try:
+        rows = reader.once(count, Limits(statement_s=1.0))
+    except errors.QueryCanceled:
+        return most
+    return rows if rows <= MANY_ROWS else most
 
 
 def _ask(streams: Streams) -> None:

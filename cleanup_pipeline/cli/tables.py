@@ -45,7 +45,11 @@ def table(headings: Sequence[str], rows: Sequence[Row], stream: Stream) -> str:
     for place, heading in enumerate(headings):
         numbers = any(isinstance(row[place], int | float) for row in rows)
         drawn.add_column(
-            heading, justify="right" if numbers else "left", overflow="fold", no_wrap=not stream.is_terminal
+            heading,
+            justify="right" if numbers else "left",
+            overflow="fold",
+            # Of what does not fit, the last column folds; a name or number never does.
+            no_wrap=not stream.is_terminal or place < len(headings) - 1,
         )
     for row in rows:
         drawn.add_row(*(Text(_cell(value), style=_STYLES.get(str(value), "")) for value in row))

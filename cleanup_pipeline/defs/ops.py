@@ -58,9 +58,11 @@ def carry_out(
         context.log.warning(f"{superseded} Nothing was touched.")
         context.instance.add_run_tags(context.run.run_id, tags.outcome_tags(context.run.run_id, "superseded"))
         raise _canceled(context) from None
-    except Exception:
-        # Dagster's storage, most likely: the step fails with it, and the run must not be tagged as good.
-        cleanup_run.report(Result(rule.name, Status.FAILED))
+    except Exception as error:
+        # Dagster's storage, most likely: the step fails with it. What was committed is told all the same.
+        result = work.told(error)
+        cleanup_run.report(result)
+        observer.result(result)
         raise
     cleanup_run.report(result)
     observer.result(result)
@@ -109,11 +111,22 @@ class _Work:
         self._observer = observer
         self._session: Session | None = None
         self._latest: Progress | None = None
+        self._future: Future[Result] | None = None
+
+    def told(self, error: Exception) -> Result:
+        """What is known of a sweep whose watching failed: it has ended by now, but the step did not end well."""
+        why = f"Its step failed with {type(error).__name__}; look whether Dagster's storage runs."
+        if self._future is not None and self._future.done() and self._future.exception() is None:
+            result = self._future.result()
+            if result.status is Status.SUCCESS:
+                result.status, result.error = Status.FAILED, f"{why} The rule itself was carried out."
+            return result
+        return Result(self._rule.name, Status.FAILED, self._latest.affected if self._latest else 0, error=why)
 
     def watched(self) -> Result:
         """Do the work, and stop it when somebody asks for that. Raises `Superseded`."""
         with ThreadPoolExecutor(1, thread_name_prefix=self._rule.name) as executor:
-            future = executor.submit(self._sweep)
+            self._future = future = executor.submit(self._sweep)
             while True:
                 try:
                     self._watch(future)

@@ -140,12 +140,18 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
             return
         if context.log is not None:
             context.log.info(summary(self._results))
-        outcome = worst([result.status for result in self._results])
-        done = {result.rule for result in self._results}
-        if tags.DAY in context.run.tags and outcome is Status.SUCCESS and done != {rule.name for rule in RULES_ON}:
-            # The night is good when every rule is: a re-execution of some steps, or a run cut short, is not that.
-            outcome = Status.INTERRUPTED
+        outcome = self._outcome(context.run)
         context.instance.add_run_tags(context.run.run_id, tags.outcome_tags(context.run.run_id, outcome.value))
+
+    def _outcome(self, run: DagsterRun) -> Status:
+        """How the run ended. A step that died before its rule began, by its configuration say, has no result."""
+        done = {result.rule for result in self._results}
+        planned = {rule.name for rule in RULES_ON if rule.op in (run.step_keys_to_execute or [])}
+        outcome = worst([*(result.status for result in self._results), *([Status.FAILED] if planned - done else [])])
+        if outcome is Status.SUCCESS and tags.DAY in run.tags and done != {rule.name for rule in RULES_ON}:
+            # The night is good when every rule is; a re-execution of some steps is not that.
+            return Status.INTERRUPTED
+        return outcome
 
     def _claim(self, session: Session, run: DagsterRun, instance: DagsterInstance) -> None:
         day = run.tags.get(tags.DAY)

@@ -28,7 +28,7 @@ class Fuse:
         if self.max_share is None or rows < SMALL_TABLE_ROWS or rows >= self.rows_needed(candidates):
             return
         raise RefusedError(
-            f"The fuse blew: {candidates:,} of the {rows:,} rows of {table} are orphans ({candidates / rows:.1%}), "
+            f"The fuse blew: {candidates:,} of the {rows:,} rows of {table} are orphans ({candidates / rows:.2%}), "
             f"and the rule may take {self.max_share:.0%}. Check that the parent table is complete; if it is, "
             f"lift the fuse for one run with --allow-share and a --reason."
         )

@@ -23,6 +23,9 @@ class Pace:
 DEFAULT = Pace("default", window_s=0.0015, slice_s=0.005, rest=4.0, snapshot_s=1.0)
 FULL_SPEED = Pace("full speed", window_s=0.15, slice_s=30.0, rest=0.0, snapshot_s=30.0)
 
+# For plans, which an operator waits for: it only reads, and in short snapshots.
+LOOKING = Pace("looking", window_s=0.0015, slice_s=0.05, rest=1.0, snapshot_s=1.0)
+
 
 class Stride:
     """A step's size, in pages or rows, adapted so that a step takes about `target_s` seconds.

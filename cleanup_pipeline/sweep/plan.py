@@ -43,6 +43,7 @@ class Plan:
             "undated": self.undated,
             "access": self.access,
             "error": self.error,
+            "notes": self.notes,
         }
 
 
@@ -75,12 +76,13 @@ def _measure(planned: Plan, target: Target, reader: Reader, options: Options) ->
         planned.access = f"guarded by {target.guard}"
         planned.candidates, planned.undated = 0, 0
         return
-    planned.candidates = 0
     if target.rule.orphan_of:
         _measure_orphans(planned, target, statements, reader)
-        _check_fuse(planned, target, statements, reader, options)
     else:
         _measure_due(planned, target, statements, reader)
+    planned.candidates = planned.candidates or 0
+    if target.rule.orphan_of:
+        _check_fuse(planned, target, statements, reader, options)
     check_scans(planned.candidates, target.scanned_pages, target.rule.table)
     planned.undated = _count_undated(target, statements, reader) if target.age_may_be_null else 0
 

@@ -73,6 +73,10 @@ class _Judged:
     rows: int
 
 
+class _TimeIsUpError(Exception):
+    """The time that the run may take is up, and nothing of the rule is known yet."""
+
+
 class Sweep:
     """One rule, once. Iterate to carry it out: a `Progress` comes after each window; `result` is complete at the end.
 
@@ -101,6 +105,9 @@ class Sweep:
             result.status, result.error = (Status.FAILED if result.affected else Status.REFUSED), str(refused)
         except lock.HeldError as held:
             result.status, result.error = Status.SKIPPED, str(held)
+        except _TimeIsUpError:
+            result.access = result.access or "not looked at: the time limit was reached"
+            result.notes.append("The time limit was reached before anything of the rule was known.")
         except InterruptedSweepError as interrupted:
             result.status, result.error = Status.INTERRUPTED, str(interrupted)
         except CleanupError as error:
@@ -125,6 +132,7 @@ class Sweep:
         if target.guard and not self._options.deep:
             result.access, result.remaining = f"guarded by {target.guard}", 0
             return
+        self._stop_when_late()
         self._take_lock()
         statements = statements_for(target, self._options)
         writer = Writer(self._session, self._reader, statements, result, self._options.budget)
@@ -295,6 +303,7 @@ class Sweep:
             ):
                 rows += found
                 slices += 1
+                self._stop_when_late()
                 yield self._progress("judging", share)
             last, _ = self._reader.once(lambda transaction: transaction.one(LAST_CANDIDATE), judged=True)
             judged.append(_Judged(leaf, after, last, rows))
@@ -382,6 +391,11 @@ class Sweep:
         fuse.check(orphans + taken, rows, self.rule.table)
 
     # --- Common steps.
+
+    def _stop_when_late(self) -> None:
+        """Before anything is written: what is not known yet when the time is up is not looked for."""
+        if self._options.budget.late:
+            raise _TimeIsUpError
 
     def _step(self, query: sql.Composed) -> Row:
         return self._reader.once(lambda transaction: transaction.one(query), judged=True)

@@ -49,9 +49,14 @@ class Budget:
     deadline: float | None = None
 
     @property
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    @property
     def spent(self) -> bool:
         """Whether nothing more may be done."""
-        return self.rows == 0 or (self.deadline is not None and time.monotonic() >= self.deadline)
+        return self.rows == 0 or self.late
 
 
 @dataclass(slots=True)
