@@ -68,7 +68,6 @@ class Target:
     known_keys: tuple[int, ...] = ()
     defers: bool = False
     triggers: tuple[str, ...] = ()
-    vetoing_triggers: tuple[str, ...] = ()
 
 
 @dataclass
@@ -140,7 +139,6 @@ def inspect(session: Session, rule: Rule) -> Report:
             defers=catalog.defers([leaf.oid for leaf in leaves], rule.action),
             scanned_pages=catalog.pages([key.child for key in unindexed]) if isinstance(rule.action, Delete) else 0,
             triggers=tuple(trigger.name for trigger in triggers),
-            vetoing_triggers=tuple(trigger.name for trigger in triggers if trigger.may_veto),
         )
     return report
 

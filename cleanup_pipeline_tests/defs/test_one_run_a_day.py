@@ -70,6 +70,21 @@ def test_after_a_run_that_failed_the_next_one_of_the_day_works(planted: str, ins
     assert ended(instance, second.run_id) == (DagsterRunStatus.SUCCESS, "success")
 
 
+def test_a_run_of_some_rules_does_not_make_the_day_done(planted: str, instance: DagsterInstance) -> None:
+    part = run_job(planted, instance, tags=NIGHTLY, op_selection=["delete_old_declines"])
+    assert ended(instance, part.run_id) == (DagsterRunStatus.SUCCESS, "interrupted")
+    whole = run_job(planted, instance, tags=NIGHTLY)
+    assert ended(instance, whole.run_id) == (DagsterRunStatus.SUCCESS, "success")
+
+
+def test_a_step_that_died_before_its_rule_began_makes_the_run_a_failed_one(
+    planted: str, instance: DagsterInstance
+) -> None:
+    config = {"ops": {"delete_old_declines": {"config": {"retention_days": 0}}}}
+    died = run_job(planted, instance, tags=NIGHTLY, config=config)
+    assert ended(instance, died.run_id) == (DagsterRunStatus.FAILURE, "failed")
+
+
 def test_a_manual_run_claims_nothing(planted: str, instance: DagsterInstance) -> None:
     run_job(planted, instance, tags=NIGHTLY)
     manual = run_job(planted, instance, tags={"cleanup/trigger": "manual"})
