@@ -14,7 +14,7 @@ from cleanup_pipeline.cli.watch import Watch
 from cleanup_pipeline.postgres import CleanupError, Session, explain
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep import preflight
-from cleanup_pipeline.sweep.preflight import Finding
+from cleanup_pipeline.sweep.finding import Finding
 from cleanup_pipeline.sweep.result import Status, worst
 
 

@@ -107,8 +107,15 @@ def _kinds(outcome: ExecuteInProcessResult) -> Iterator[tuple[str, str]]:
 
 
 def _tags(request: Request) -> dict[str, str]:
-    reason = {tags.REASON: request.reason} if request.reason else {}
-    return {tags.TRIGGER: "manual", REPOSITORY_TAG: _REPOSITORY, **reason}
+    asked = {
+        tags.REASON: request.reason,
+        tags.ALLOW_SHARE: None if request.allow_share is None else str(request.allow_share),
+    }
+    return {
+        tags.TRIGGER: "manual",
+        REPOSITORY_TAG: _REPOSITORY,
+        **{tag: value for tag, value in asked.items() if value},
+    }
 
 
 def _run_config(request: Request) -> dict[str, object]:

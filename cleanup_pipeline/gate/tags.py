@@ -15,6 +15,9 @@ TRIGGER = "cleanup/trigger"
 REASON = "cleanup/reason"
 """Why a person started a manual run."""
 
+ALLOW_SHARE = "cleanup/allow_share"
+"""To what share of a table a person lifted the fuse for this run."""
+
 GATE = "cleanup/gate"
 """Set where the run started without message cleanup having succeeded: `late` or `off`."""
 

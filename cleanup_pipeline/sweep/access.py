@@ -39,9 +39,7 @@ def choose(reader: Reader, statements: Statements, leaf: Leaf) -> Access:
     most = min(pages, MOST_GATHERED)
 
     def look(transaction: Transaction) -> Access:
-        transaction.run(_FOLLOW_THE_INDEX)
-        (plan,) = transaction.one(statements.first_by_age(leaf))
-        index = _index_of(plan[0]["Plan"])
+        index = index_that_leads(transaction, statements, leaf)
         if index is None:
             return Access(None, "block ranges: no index leads to the due rows")
         due, oldest = transaction.one(statements.count_by_age(leaf, most))
@@ -53,6 +51,13 @@ def choose(reader: Reader, statements: Statements, leaf: Leaf) -> Access:
         return reader.once(look, _LIMITS)
     except errors.QueryCanceled:
         return Access(None, "block ranges: counting the due rows by the index took too long")
+
+
+def index_that_leads(transaction: Transaction, statements: Statements, leaf: Leaf) -> str | None:
+    """The index that leads to the due rows by age, by the planner's own word; None where there is none."""
+    transaction.run(_FOLLOW_THE_INDEX)
+    (plan,) = transaction.one(statements.first_by_age(leaf))
+    return _index_of(plan[0]["Plan"])
 
 
 def _index_of(plan: dict[str, Any]) -> str | None:

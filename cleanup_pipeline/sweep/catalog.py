@@ -58,8 +58,9 @@ class Trigger:
 class ForeignKey:
     """A foreign key of `child` that points at `key` of `parent`; the actions are pg_constraint's letters.
 
-    `columns` are the child's, quoted and separated by commas; `indexed`: a valid index of it begins with them; without
-    one each deleted row of the parent scans the child.
+    `child_columns` are the child's, and `columns` the same, quoted and separated by commas; `indexed`: a valid index of
+    it begins with them; without one each deleted row of the parent scans the child. `child_holds_rows`: it is not
+    partitioned (its partitions have keys of their own, each of them named by one as well).
     """
 
     oid: int
@@ -71,7 +72,9 @@ class ForeignKey:
     on_delete: str
     on_update: str
     deferred: bool
+    child_columns: tuple[int, ...]
     columns: str
+    child_holds_rows: bool
     indexed: bool
 
 
@@ -178,14 +181,42 @@ class Catalog:
         )
         return bool(indexed)
 
-    def leads_by(self, relation: Relation, column: str) -> bool:
-        """Whether a valid index, also over a part of the rows, begins with the column."""
-        ((leads,),) = self._rows(
-            "select exists (select from pg_index where indrelid = {oid}::oid and indisvalid and indkey[0] = {column})",
-            oid=relation.oid,
-            column=relation.columns[column].number,
-        )
-        return bool(leads)
+    def indexes_on(self, oid: int, column: str) -> list[tuple[str, bool]]:
+        """The indexes of a table that begin with the column, and whether each is valid."""
+        return [
+            (name, valid)
+            for name, valid in self._rows(
+                """
+                select i.indexrelid::regclass::text, i.indisvalid
+                from pg_index i
+                join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+                where i.indrelid = {oid}::oid and a.attname = {column}
+                order by 1
+                """,
+                oid=oid,
+                column=column,
+            )
+        ]
+
+    def partitioned_by(self, oids: list[int], column: str) -> list[str]:
+        """Those of the tables of which the column is part of the partition key, also within an expression."""
+        return [
+            name
+            for (name,) in self._rows(
+                """
+                select d.objid::regclass::text
+                from pg_partitioned_table p
+                join pg_attribute a on a.attrelid = p.partrelid and a.attname = {column}
+                -- A column of the key can't be dropped, since the catalog has it depend on its own table.
+                join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = p.partrelid
+                                and d.objsubid = a.attnum and d.refobjid = p.partrelid and d.refobjsubid = 0
+                where p.partrelid = any({oids}::bigint[]::oid[])
+                order by 1
+                """,
+                oids=oids,
+                column=column,
+            )
+        ]
 
     def pages(self, oids: list[int]) -> int:
         """How many blocks these relations have."""
@@ -212,12 +243,13 @@ class Catalog:
         return dead, live
 
     def long_transactions(self, minutes: int) -> tuple[int, str | None]:
-        """How many other transactions are open for longer than that, and since when the oldest is (UTC)."""
+        """How many other transactions are open or prepared for longer than that, and since when the oldest is."""
         ((number, since),) = self._rows(
             """
-            select count(*), to_char(min(xact_start), 'YYYY-MM-DD HH24:MI')
-            from pg_stat_activity
-            where xact_start < clock_timestamp() - {minutes} * interval '1 minute' and pid <> pg_backend_pid()
+            select count(*), to_char(min(began), 'YYYY-MM-DD HH24:MI')
+            from (select xact_start from pg_stat_activity where pid <> pg_backend_pid()
+                  union all select prepared from pg_prepared_xacts) as transactions (began)
+            where began < clock_timestamp() - {minutes} * interval '1 minute'
             """,
             minutes=minutes,
         )
@@ -281,14 +313,15 @@ class Catalog:
     def foreign_keys(self) -> list[ForeignKey]:
         """Every foreign key of the database. Waits for no lock: it looks at no table itself."""
         return [
-            ForeignKey(oid, name, child, child_name, parent, tuple(key), *rest)
-            for oid, name, child, child_name, parent, key, *rest in self._rows(
+            ForeignKey(oid, name, child, called, parent, tuple(key), delete, update, late, tuple(columns), *rest)
+            for oid, name, child, called, parent, key, delete, update, late, columns, *rest in self._rows(
                 """
                 select c.oid::bigint, c.conname, c.conrelid::bigint, c.conrelid::regclass::text, c.confrelid::bigint,
-                       c.confkey, c.confdeltype::text, c.confupdtype::text, c.condeferred,
+                       c.confkey, c.confdeltype::text, c.confupdtype::text, c.condeferred, c.conkey,
                        (select string_agg(quote_ident(a.attname), ', ' order by k.place)
                         from unnest(c.conkey) with ordinality as k (number, place)
                         join pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.number),
+                       (select relkind <> 'p' from pg_class where pg_class.oid = c.conrelid),
                        exists (
                            select from pg_index i
                            join pg_class o on o.oid = i.indexrelid
@@ -304,8 +337,8 @@ class Catalog:
             )
         ]
 
-    def rewrite_rules(self, oids: list[int], action: Delete | Close) -> list[tuple[str, str]]:
-        """The rewrite rules, with their tables, that change what the rule's statement does."""
+    def rewrite_rules(self, oids: list[int], *, deleting: bool) -> list[tuple[str, str]]:
+        """The rewrite rules, with their tables, that change what a delete or an update does."""
         return [
             (name, table)
             for name, table in self._rows(
@@ -315,7 +348,7 @@ class Catalog:
                 order by rulename
                 """,
                 oids=oids,
-                event="4" if isinstance(action, Delete) else "2",
+                event="4" if deleting else "2",
             )
         ]
 
@@ -341,20 +374,23 @@ class Catalog:
             )
         ]
 
-    def defers(self, oids: list[int], action: Delete | Close) -> bool:
-        """Whether something that the rule sets off waits for the commit: a deferred constraint or trigger."""
-        ((defers,),) = self._rows(
-            """
-            select exists (
-                select from pg_trigger
-                where tgrelid = any({oids}::bigint[]::oid[]) and tginitdeferred and tgenabled in ('O', 'A')
-                  and tgtype & {event} <> 0
+    def deferred(self, oids: list[int], action: Delete | Close) -> list[str]:
+        """The constraints and triggers that the rule sets off and that wait for the commit."""
+        return [
+            name
+            for (name,) in self._rows(
+                """
+                select distinct coalesce(c.conname, t.tgname)
+                from pg_trigger t
+                left join pg_constraint c on c.oid = t.tgconstraint
+                where t.tgrelid = any({oids}::bigint[]::oid[]) and t.tginitdeferred and t.tgenabled in ('O', 'A')
+                  and t.tgtype & {event} <> 0
+                order by 1
+                """,
+                oids=oids,
+                event=8 if isinstance(action, Delete) else 16,
             )
-            """,
-            oids=oids,
-            event=8 if isinstance(action, Delete) else 16,
-        )
-        return bool(defers)
+        ]
 
     def missing(self, privileges: "Iterable[Privilege]") -> "list[Privilege]":
         """Those that this role lacks."""
@@ -400,24 +436,19 @@ class Catalog:
             )
         ]
 
-    def unidentified_published(self, oids: list[int], action: Delete | Close) -> list[tuple[str, str]]:
-        """Published tables whose rows have no identity: the server refuses every such write."""
-        column = "pubdelete" if isinstance(action, Delete) else "pubupdate"
+    def publications(self, oids: list[int]) -> list[str]:
+        """The publications that the tables are in."""
         return [
-            (table, publication)
-            for table, publication in self._rows(
-                f"""
-                select c.oid::regclass::text, p.pubname
+            name
+            for (name,) in self._rows(
+                """
+                select distinct p.pubname
                 from pg_class c
                 join pg_namespace n on n.oid = c.relnamespace
-                join pg_publication_tables pt on pt.schemaname = n.nspname and pt.tablename = c.relname
-                join pg_publication p on p.pubname = pt.pubname and p.{column}
-                where c.oid = any({{oids}}::bigint[]::oid[])
-                  and (c.relreplident = 'n' or c.relreplident = 'd' and not exists (
-                      select from pg_index i where i.indrelid = c.oid and i.indisprimary and i.indisvalid
-                  ))
-                order by 1, 2
-                """,  # noqa: S608 -- one of two columns of the catalog
+                join pg_publication_tables p on p.schemaname = n.nspname and p.tablename = c.relname
+                where c.oid = any({oids}::bigint[]::oid[])
+                order by 1
+                """,
                 oids=oids,
             )
         ]

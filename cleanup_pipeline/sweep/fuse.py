@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from cleanup_pipeline.sweep.preflight import RefusedError
+from cleanup_pipeline.sweep.finding import RefusedError
 
 # Below this a share says little: the orphans of one removed user may be half of a small table.
 SMALL_TABLE_ROWS = 1_000
@@ -38,10 +38,15 @@ MOST_SCANNED_PAGES = 100_000_000
 """So many pages of other tables a sweep may scan for want of an index: about a day's reading."""
 
 
-def check_scans(due: int, pages_each: int, table: object) -> None:
-    """Raise `RefusedError` where deleting `due` rows, each scanning so many pages elsewhere, would take too long."""
-    if due * pages_each > MOST_SCANNED_PAGES:
-        raise RefusedError(
-            f"Deleting {due:,} rows of {table} would scan {due * pages_each:,} pages of tables that refer to it "
-            f"without an index. Build the index that cleanup-pipeline doctor names first."
-        )
+def scans(due: int, pages_each: int, table: object) -> list[str]:
+    """What deleting `due` rows costs, each of which scans so many pages elsewhere; nothing where it costs nothing.
+
+    Raises `RefusedError` where it would take too long.
+    """
+    pages = due * pages_each
+    if not pages:
+        return []
+    cost = f"Deleting {due:,} rows of {table} scans {pages:,} pages of tables that refer to it without an index."
+    if pages > MOST_SCANNED_PAGES:
+        raise RefusedError(f"{cost} Build the index that cleanup-pipeline doctor names first.")
+    return [cost]

@@ -9,12 +9,13 @@ import psycopg
 from cleanup_pipeline.postgres import CleanupError, Session, explain
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep import access, judgement, preflight
-from cleanup_pipeline.sweep.fuse import Fuse, check_scans
-from cleanup_pipeline.sweep.preflight import RefusedError, Target
+from cleanup_pipeline.sweep.finding import RefusedError
+from cleanup_pipeline.sweep.fuse import Fuse, scans
 from cleanup_pipeline.sweep.reader import InterruptedSweepError, Reader
 from cleanup_pipeline.sweep.result import Status
 from cleanup_pipeline.sweep.statements import Statements
 from cleanup_pipeline.sweep.sweep import Options, statements_for
+from cleanup_pipeline.sweep.target import Target
 
 
 @dataclass(slots=True)
@@ -83,7 +84,7 @@ def _measure(planned: Plan, target: Target, reader: Reader, options: Options) ->
     planned.candidates = planned.candidates or 0
     if target.rule.orphan_of:
         _check_fuse(planned, target, statements, reader, options)
-    check_scans(planned.candidates, target.scanned_pages, target.rule.table)
+    planned.notes += scans(planned.candidates, target.scanned_pages, target.rule.table)
     planned.undated = _count_undated(target, statements, reader) if target.age_may_be_null else 0
 
 

@@ -1,18 +1,21 @@
 """What is checked before a sweep may write.
 
-Everything is read from the catalog, as the database is now. A *refusal* keeps the rule from touching anything; a
+Nearly everything is read from the catalog, as the database is now. A *refusal* keeps the rule from touching anything; a
 *warning* and a *note* are told and let it run.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 
-from cleanup_pipeline.postgres import CleanupError, Limits, Session
+from cleanup_pipeline.postgres import Limits, Session
 from cleanup_pipeline.rules import Close, Delete, Reference, Rule, Table
 from cleanup_pipeline.sweep.catalog import ACTIONS, KINDS, Catalog, ForeignKey, Leaf, Relation, Trigger
+from cleanup_pipeline.sweep.finding import Finding, RefusedError, Severity
 from cleanup_pipeline.sweep.privileges import grant_database, grant_schema, grants, needed
+from cleanup_pipeline.sweep.statements import Statements
+from cleanup_pipeline.sweep.target import Target
+from cleanup_pipeline.sweep.trial import try_out
 
 OLDEST_SERVER = 140000
 _TIMESTAMP = "timestamp with time zone"
@@ -21,53 +24,6 @@ _CATALOG_LIMITS = Limits(statement_s=10.0)
 _LONG_TRANSACTION_MINUTES = 10
 _MANY_DEAD_ROWS = 10_000
 _LARGE_DEAD_SHARE = 0.2
-
-
-class RefusedError(CleanupError):
-    """A safety check says no; nothing was touched."""
-
-
-class Severity(StrEnum):
-    """What follows from a finding."""
-
-    REFUSAL = "refused"
-    WARNING = "warning"
-    NOTE = "note"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that preflight has to say: what was found, and what to do about it."""
-
-    severity: Severity
-    what: str
-    do: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.what} {self.do}".strip()
-
-
-@dataclass(frozen=True)
-class Target:
-    """A rule as it meets the database: the tables to sweep and what is known of them.
-
-    `family` are the oids of the leaves and of the partitioned tables above them, `known_keys` those of the foreign keys
-    that there are: one that is added during the sweep has not been checked. `defers`: something waits for the commit.
-    `scanned_pages`: so many pages of other tables each deleted row scans, for want of an index on a foreign key.
-    """
-
-    rule: Rule
-    leaves: tuple[Leaf, ...]
-    age_columns: tuple[str, ...]
-    age_may_be_null: bool
-    reference_type: str | None
-    parent_is_indexed: bool
-    guard: str | None
-    scanned_pages: int = 0
-    family: tuple[int, ...] = ()
-    known_keys: tuple[int, ...] = ()
-    defers: bool = False
-    triggers: tuple[str, ...] = ()
 
 
 @dataclass
@@ -95,7 +51,7 @@ def require(session: Session, rule: Rule) -> Report:
 
 
 def inspect(session: Session, rule: Rule) -> Report:
-    """Look at everything that a sweep of `rule` would meet. Reads the catalog only."""
+    """Look at everything that a sweep of `rule` would meet. Writes nothing, and waits for no lock."""
     report = Report(rule)
     with session.transaction(_CATALOG_LIMITS) as transaction:
         catalog = Catalog(transaction)
@@ -113,33 +69,40 @@ def inspect(session: Session, rule: Rule) -> Report:
         if report.refusals:
             return report
         leaves = catalog.leaves(table)
+        family = sorted(catalog.family([leaf.oid for leaf in leaves]) | {table.oid})
         report.findings += _leaf_kinds(catalog, leaves)
         report.findings += _privileges(catalog, rule, table, leaves, parent)
         report.findings += _row_security(catalog, leaves, parent)
-        report.findings += _blast_radius(catalog, rule, table, leaves)
+        report.findings += _blast_radius(catalog, rule, table, family)
         triggers = catalog.triggers([leaf.oid for leaf in leaves], rule.action)
         report.findings += _triggers(rule, triggers)
-        report.findings += _publications(catalog, rule.action, leaves)
+        deferred = catalog.deferred([leaf.oid for leaf in leaves], rule.action)
+        report.findings += _deferred(rule, deferred)
+        report.findings += _partition_key(catalog, rule, family)
         guard = catalog.guard(rule.orphan_of, table, parent) if rule.orphan_of and parent else None
         report.findings += _guard(catalog, rule, table, guard)
-        unindexed = _unindexed_keys(catalog, table, leaves)
+        unindexed = _unindexed_keys(catalog, family)
         report.findings += _scans(catalog, rule, unindexed)
         report.findings += _advice(catalog, rule, table, leaves)
         report.target = Target(
             rule=rule,
             leaves=leaves,
+            told_by=rule.action.value if isinstance(rule.action, Close) else rule.age.columns[0] if rule.age else "",
             age_columns=tuple(c for c in (rule.age.columns if rule.age else ()) if c in table.columns),
             age_may_be_null=bool(rule.age)
             and all(table.columns[c].nullable for c in (rule.age.columns if rule.age else ()) if c in table.columns),
             reference_type=table.columns[rule.orphan_of.column].type if rule.orphan_of else None,
             parent_is_indexed=bool(rule.orphan_of and parent and catalog.is_indexed(parent, rule.orphan_of.key)),
             guard=guard,
-            family=tuple(sorted(catalog.family([leaf.oid for leaf in leaves]) | {table.oid})),
+            family=tuple(family),
             known_keys=tuple(key.oid for key in catalog.foreign_keys()),
-            defers=catalog.defers([leaf.oid for leaf in leaves], rule.action),
+            defers=bool(deferred),
             scanned_pages=catalog.pages([key.child for key in unindexed]) if isinstance(rule.action, Delete) else 0,
             triggers=tuple(trigger.name for trigger in triggers),
         )
+    if not report.refusals:
+        age = rule.age.default if rule.age else None
+        report.findings += try_out(session, Statements(report.target, datetime.now(UTC), age))
     return report
 
 
@@ -248,44 +211,46 @@ def _row_security(catalog: Catalog, leaves: tuple[Leaf, ...], parent: Relation |
         )
 
 
-def _blast_radius(catalog: Catalog, rule: Rule, relation: Relation, leaves: tuple[Leaf, ...]) -> Iterator[Finding]:
-    start = catalog.family([leaf.oid for leaf in leaves]) | {relation.oid}
+def _blast_radius(catalog: Catalog, rule: Rule, relation: Relation, family: list[int]) -> Iterator[Finding]:
+    """Follow what the write sets off, from table to table: whose rows would be deleted, or which columns changed."""
     keys = catalog.foreign_keys()
-    reached: set[int] = set()
-    paths = [(oid, str(rule.table)) for oid in start]
-    deleting = isinstance(rule.action, Delete)
-    changed = None if isinstance(rule.action, Delete) else relation.columns[rule.action.column].number
     own = {mine.oid for table in rule.may_touch if (mine := catalog.relation(table))}
+    changed = None if isinstance(rule.action, Delete) else frozenset([relation.columns[rule.action.column].number])
+    paths = [(oid, changed, str(rule.table)) for oid in family]
+    seen = {(oid, changed) for oid in family}
     told: set[str] = set()
     while paths:
-        parent, path = paths.pop(0)
+        parent, changed, path = paths.pop(0)
         for key in keys:
-            if key.parent != parent or (changed is not None and changed not in key.key):
+            if key.parent != parent or (changed is not None and changed.isdisjoint(key.key)):
                 continue
-            action = key.on_delete if deleting else key.on_update
-            name = f"{key.child_name} ({key.name}, on {'delete' if deleting else 'update'} {ACTIONS[action]})"
+            action = key.on_delete if changed is None else key.on_update
+            name = f"{key.child_name} ({key.name}, on {'delete' if changed is None else 'update'} {ACTIONS[action]})"
             if action in "ar":
-                if parent in start and name not in told:
-                    told.add(name)
+                if name not in told:
                     late = ", checked at commit" if key.deferred else ""
                     yield Finding(
                         Severity.WARNING,
-                        f"{name} refers to {rule.table}{late}: rows that it refers to can't be deleted and stay.",
+                        f"{name} refers to {path}{late}: rows that it refers to can't be changed so, and stay.",
                     )
+                told.add(name)
                 continue
             if key.child not in own and name not in told:
-                told.add(name)
                 yield _refusal(
                     f"{rule.name} would reach {key.child_name}, which the rule does not name as its own: "
                     f"{path} ← {name}.",
                     "Drop that foreign key's action, or name the table in the rule's may_touch.",
                 )
-            # What a cascade deletes may cascade further; what it sets to null or a default does not.
-            if action == "c" and deleting and key.child not in reached and key.child not in start:
-                reached.add(key.child)
-                paths.append((key.child, f"{path} ← {name}"))
-    for rewrite, name in catalog.rewrite_rules([*start], rule.action):
-        yield _refusal(f"The rewrite rule {rewrite} on {name} changes what the statement does.", "Drop the rule.")
+            told.add(name)
+            # A cascade deletes rows as a delete does; any other action changes the columns that refer.
+            follows = None if changed is None and action == "c" else frozenset(key.child_columns)
+            if (key.child, follows) not in seen:
+                seen.add((key.child, follows))
+                paths.append((key.child, follows, f"{path} ← {name}"))
+    for deleting in (True, False):
+        reached = sorted({oid for oid, columns in seen if (columns is None) is deleting})
+        for rewrite, table in catalog.rewrite_rules(reached, deleting=deleting):
+            yield _refusal(f"The rewrite rule {rewrite} on {table} changes what the statement does.", "Drop the rule.")
 
 
 def _triggers(rule: Rule, triggers: list[Trigger]) -> Iterator[Finding]:
@@ -296,12 +261,20 @@ def _triggers(rule: Rule, triggers: list[Trigger]) -> Iterator[Finding]:
             yield Finding(Severity.NOTE, f"The trigger {trigger.name} on {rule.table} fires on what the rule does.")
 
 
-def _publications(catalog: Catalog, action: Delete | Close, leaves: tuple[Leaf, ...]) -> Iterator[Finding]:
-    for table, publication in catalog.unidentified_published([leaf.oid for leaf in leaves], action):
-        yield _refusal(
-            f"{table} is published by {publication} without a replica identity: the server refuses every such write.",
-            f"alter table {table} replica identity full; or give it a primary key.",
+def _deferred(rule: Rule, deferred: list[str]) -> Iterator[Finding]:
+    for name in deferred:
+        yield Finding(
+            Severity.NOTE, f"{name} on {rule.table} is deferred; what it checks is checked before a window's commit."
         )
+
+
+def _partition_key(catalog: Catalog, rule: Rule, family: list[int]) -> Iterator[Finding]:
+    if isinstance(rule.action, Close):
+        for name in catalog.partitioned_by(family, rule.action.column):
+            yield _refusal(
+                f"{name} is partitioned by {rule.action.column}: a row that is closed would belong to another "
+                "partition, and rows are written where they are."
+            )
 
 
 def _guard(catalog: Catalog, rule: Rule, relation: Relation, guard: str | None) -> Iterator[Finding]:
@@ -315,33 +288,27 @@ def _guard(catalog: Catalog, rule: Rule, relation: Relation, guard: str | None) 
     yield Finding(Severity.NOTE, what)
 
 
-def _unindexed_keys(catalog: Catalog, relation: Relation, leaves: tuple[Leaf, ...]) -> list[ForeignKey]:
-    swept = catalog.family([leaf.oid for leaf in leaves]) | {relation.oid}
-    return [key for key in catalog.foreign_keys() if key.parent in swept and not key.indexed]
+def _unindexed_keys(catalog: Catalog, family: list[int]) -> list[ForeignKey]:
+    """One for each table that is scanned; where partitions are swept, a key of its own points at each of them."""
+    found = (key for key in catalog.foreign_keys() if key.parent in family and key.child_holds_rows and not key.indexed)
+    return list({(key.child, key.child_columns): key for key in found}.values())
 
 
 def _scans(catalog: Catalog, rule: Rule, keys: list[ForeignKey]) -> Iterator[Finding]:
     deletes = isinstance(rule.action, Delete)
     for key in keys:
+        pages = catalog.pages([key.child])
+        cost = f": {1_000 * pages:,} for 1,000 rows" if deletes else " (this rule deletes none)"
         yield Finding(
             Severity.WARNING if deletes else Severity.NOTE,
             f"{key.child_name} ({key.name}) refers to {rule.table} without an index on {key.columns}: each row that is "
-            f"deleted there scans its {catalog.pages([key.child]):,} pages"
-            f"{'' if deletes else ' (this rule deletes none)'}.",
+            f"deleted there scans its {pages:,} pages{cost}.",
             f"create index concurrently on {key.child_name} ({key.columns});",
         )
 
 
 def _advice(catalog: Catalog, rule: Rule, relation: Relation, leaves: tuple[Leaf, ...]) -> Iterator[Finding]:
     oids = [leaf.oid for leaf in leaves]
-    column = rule.action.value if isinstance(rule.action, Close) else rule.age.columns[0] if rule.age else None
-    if column and not rule.orphan_of and not catalog.leads_by(relation, column):
-        yield Finding(
-            Severity.NOTE,
-            f"No index begins with {column} of {rule.table}: its {catalog.pages(oids):,} pages are read each time.",
-            f"If that is too much: create index concurrently on {rule.table} ({column}); or, where rows lie in the "
-            f"order of their making, using brin.",
-        )
     if isinstance(rule.action, Close) and (reached := _reached_by_deleting(catalog, relation, leaves)):
         yield Finding(
             Severity.NOTE,

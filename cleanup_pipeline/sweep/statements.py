@@ -14,7 +14,7 @@ from psycopg import sql
 
 from cleanup_pipeline.rules import Close, Table
 from cleanup_pipeline.sweep.catalog import Leaf
-from cleanup_pipeline.sweep.preflight import Target
+from cleanup_pipeline.sweep.target import Target
 
 # What was judged lives in a temporary table. Its rows are read back in the order in which they were written, by their
 # own addresses: the first lies behind NO_CANDIDATE.
@@ -148,6 +148,10 @@ class Statements:
             self._verb(leaf), picked, self._within(scope), self._due
         )
 
+    def explain_write(self, leaf: Leaf) -> sql.Composed:
+        """Have the server take a write in hand without doing it: it raises what it would raise for every row."""
+        return sql.SQL("explain (costs off) {}").format(self.write(leaf, Blocks(0, 1)))
+
     def surprise(self, leaf: Leaf) -> sql.Composed:
         """Whether a cascade was added, or the partition detached, since preflight.
 
@@ -241,10 +245,10 @@ class Statements:
         assert self.rule.orphan_of  # noqa: S101 -- asked of orphan rules only
         return identifier(self.rule.orphan_of.parent)
 
-    def reference_exists(self, leaf: Leaf) -> sql.Composed:
-        """Whether any row of `leaf` refers to a parent at all."""
-        return sql.SQL("select exists (select from only {} as t where {} is not null)").format(
-            identifier(leaf.table), self._reference
+    def reference_exists(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
+        """Whether any row in `blocks` refers to a parent at all."""
+        return sql.SQL("select exists (select from only {} as t where {} and {} is not null)").format(
+            identifier(leaf.table), _block_range(blocks.first, blocks.end), self._reference
         )
 
     # Gathering: the due rows that an index leads to.

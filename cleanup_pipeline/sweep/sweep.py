@@ -19,9 +19,9 @@ from cleanup_pipeline.postgres import CleanupError, Limits, LostConnectionError,
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep import access, judgement, lock, preflight
 from cleanup_pipeline.sweep.catalog import Leaf
-from cleanup_pipeline.sweep.fuse import Fuse, check_scans
+from cleanup_pipeline.sweep.finding import RefusedError, Severity
+from cleanup_pipeline.sweep.fuse import Fuse, scans
 from cleanup_pipeline.sweep.pace import DEFAULT, Pace, Stride
-from cleanup_pipeline.sweep.preflight import RefusedError, Severity, Target
 from cleanup_pipeline.sweep.reader import CandidatesLostError, FailedError, InterruptedSweepError, Reader
 from cleanup_pipeline.sweep.result import Progress, Result, Status
 from cleanup_pipeline.sweep.statements import (
@@ -35,6 +35,7 @@ from cleanup_pipeline.sweep.statements import (
     Scope,
     Statements,
 )
+from cleanup_pipeline.sweep.target import Target
 from cleanup_pipeline.sweep.window import Budget, Leftovers, Writer
 
 # Rows may move behind a walk, since the app updates them; whatever moves them for ever must not keep us.
@@ -147,7 +148,8 @@ class Sweep:
     def _clean_due(self, target: Target, statements: Statements, writer: Writer) -> Iterator[Progress]:
         result = self.result
         if target.scanned_pages:
-            check_scans((yield from self._look(target, statements)), target.scanned_pages, self.rule.table)
+            due = yield from self._look(target, statements)
+            self._tell(scans(due, target.scanned_pages, self.rule.table))
         passes = 0
         previous: int | None = None
         while passes < MOST_PASSES:
@@ -266,7 +268,7 @@ class Sweep:
             yield from self._check_fuse(target, statements, orphans)
         except RefusedError as refused:
             raise RefusedError(f"{refused}{self._when(judged, statements)}") from None
-        check_scans(orphans, target.scanned_pages, self.rule.table)
+        self._tell(scans(orphans, target.scanned_pages, self.rule.table))
         taken = 0
         for part in judged:
             for share in self._take(part, statements, writer, doubtful):
@@ -336,7 +338,7 @@ class Sweep:
         """The same behind a pooler, where a temporary table would be left on somebody else's connection."""
         orphans = yield from self._count_orphans(target, statements)
         yield from self._check_fuse(target, statements, orphans)
-        check_scans(orphans, target.scanned_pages, self.rule.table)
+        self._tell(scans(orphans, target.scanned_pages, self.rule.table))
         self.result.access = "judged and taken slice by slice: a pooler stands before the server"
         ceiling = self.result.affected + orphans
         for leaf in target.leaves:
@@ -391,6 +393,9 @@ class Sweep:
         fuse.check(orphans + taken, rows, self.rule.table)
 
     # --- Common steps.
+
+    def _tell(self, notes: list[str]) -> None:
+        self.result.notes += [note for note in notes if note not in self.result.notes]
 
     def _stop_when_late(self) -> None:
         """Before anything is written: what is not known yet when the time is up is not looked for."""

@@ -120,7 +120,9 @@ class Writer:
             # Not locks, then: the window is too much work for one statement.
             self._reader.check_stop()
             return self._narrow(leaf, scope, error)
-        except _HELD_UP:
+        except _HELD_UP as error:
+            if self._is_raised_by_a_trigger(error):
+                return self._narrow(leaf, scope, error)
             affected = 0
         except psycopg.Error as error:
             return self._narrow(leaf, scope, error)
@@ -141,6 +143,10 @@ class Writer:
         if isinstance(error, _HELD_UP) or kind in _OF_ROWS:
             return True
         return bool(self._statements.target.triggers) and kind not in _OF_THE_SERVER
+
+    def _is_raised_by_a_trigger(self, error: psycopg.Error) -> bool:
+        """Whether it only has a code as if something had been waited for; a row is the cause then, and no lock."""
+        return bool(self._statements.target.triggers) and error.diag.source_function == "exec_stmt_raise"
 
     def _parts(self, leaf: Leaf, scope: Scope) -> Sequence[Scope]:
         if isinstance(scope, Candidates):

@@ -1,6 +1,7 @@
 """What people do to the tables while a sweep is on: nothing that preflight has not seen may be reached."""
 
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -85,14 +86,19 @@ def test_a_parent_that_is_restored_while_its_children_are_judged_makes_no_orphan
     app.execute("create table restored as select * from after_hours_sessions")
     app.execute("alter table after_hours_declines drop constraint after_hours_declines_session_id_fkey")
     app.execute("alter table after_hours_matches drop constraint after_hours_matches_session_id_fkey")
-    app.execute("truncate after_hours_sessions")
-    look = judgement.require_parent
+    judge, look = judgement.judge, judgement.require_parent
 
-    def restore_first(*arguments: object, **named: object) -> None:
-        with psycopg.connect(database, autocommit=True) as restoring:
-            restoring.execute("insert into after_hours_sessions select * from restored on conflict do nothing")
-        look(*arguments, **named)  # type: ignore[arg-type]
+    def truncate_first(*arguments: Any) -> int:
+        with psycopg.connect(database, autocommit=True) as loading:
+            loading.execute("truncate after_hours_sessions")
+        return judge(*arguments)
 
+    def restore_first(*arguments: Any) -> None:
+        with psycopg.connect(database, autocommit=True) as loading:
+            loading.execute("insert into after_hours_sessions select * from restored on conflict do nothing")
+        look(*arguments)
+
+    monkeypatch.setattr(judgement, "judge", truncate_first)
     monkeypatch.setattr(judgement, "require_parent", restore_first)
     fingerprints = count(app, "device_fingerprints")
     result = sweep(database, ORPHANED_FINGERPRINTS)

@@ -7,10 +7,10 @@ import pytest
 from psycopg import Connection
 
 from cleanup_pipeline.rules import OLD_DECLINES, ORPHANED_FINGERPRINTS, ORPHANED_PROFILES
+from cleanup_pipeline.sweep.finding import RefusedError
 from cleanup_pipeline.sweep.fuse import Fuse
 from cleanup_pipeline.sweep.pace import Pace
 from cleanup_pipeline.sweep.plan import plan
-from cleanup_pipeline.sweep.preflight import RefusedError
 from cleanup_pipeline.sweep.result import Status
 from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline.sweep.window import Budget

@@ -23,8 +23,9 @@ from cleanup_pipeline.rules import (
     Rule,
     Table,
 )
+from cleanup_pipeline.sweep.finding import Severity
 from cleanup_pipeline.sweep.plan import plan
-from cleanup_pipeline.sweep.preflight import Severity, inspect
+from cleanup_pipeline.sweep.preflight import inspect
 from cleanup_pipeline.sweep.result import Result, Status
 from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline_tests.databases import name_of
@@ -306,6 +307,48 @@ CASES = [
         ("after_hours_declines", "everything", "replica identity"),
     ),
     Case(
+        "a_publication_of_other_columns_than_the_identity",
+        OLD_DECLINES,
+        ("create publication counts for table after_hours_declines (created_at)",),
+        ("after_hours_declines", "counts", "replica identity"),
+    ),
+    Case(
+        "a_publication_of_rows_by_a_column_that_is_not_in_the_identity",
+        OLD_DECLINES,
+        ("create publication busy for table after_hours_declines where (decline_count > 1)",),
+        ("after_hours_declines", "busy", "replica identity"),
+    ),
+    Case(
+        "an_identity_that_may_be_violated_until_the_commit",
+        OLD_DECLINES,
+        (
+            "alter table after_hours_declines drop constraint after_hours_declines_pkey",
+            "alter table after_hours_declines add primary key (id) deferrable",
+            "create publication everything for table after_hours_declines",
+        ),
+        ("after_hours_declines", "everything", "replica identity"),
+    ),
+    Case(
+        "an_end_that_is_generated",
+        EXPIRED_SESSIONS,
+        (
+            "alter table after_hours_sessions drop column ended_at cascade",
+            "alter table after_hours_sessions add ended_at timestamptz generated always as (started_at) stored",
+        ),
+        ("public.after_hours_sessions", "refuses every such write", "generated"),
+    ),
+    Case(
+        "sessions_partitioned_by_whether_they_have_ended",
+        EXPIRED_SESSIONS,
+        (
+            RENAME_SESSIONS,
+            "create table after_hours_sessions (like sessions) partition by list ((ended_at is null))",
+            "create table open_sessions partition of after_hours_sessions for values in (true)",
+            "create table ended_sessions partition of after_hours_sessions for values in (false)",
+        ),
+        ("after_hours_sessions is partitioned by ended_at",),
+    ),
+    Case(
         "a_published_table_whose_identity_was_taken_away",
         EXPIRED_SESSIONS,
         (
@@ -386,6 +429,86 @@ def test_triggers_are_told_by_their_names(app: App, database: str) -> None:
     assert len([told for told in found if told.startswith("The trigger")]) == 2
     assert [severity for told, severity in found.items() if "trigger audit" in told] == [Severity.NOTE]
     assert [severity for told, severity in found.items() if "trigger veto" in told] == [Severity.WARNING]
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_rewrite_rule_on_a_table_that_a_cascade_may_reach_is_refused(app: App, database: str) -> None:
+    app.execute("create table reasons (decline_id uuid references after_hours_declines on delete cascade)")
+    app.execute("create rule more as on delete to reasons do also delete from after_hours_messages")
+    assert_refused(database, replace(OLD_DECLINES, may_touch=frozenset({Table("reasons")})), "rewrite rule more")
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_column_that_a_cascade_may_set_to_null_is_followed_to_the_keys_that_follow_it(
+    app: App, database: str
+) -> None:
+    app.execute("create table reasons (decline_id uuid unique references after_hours_declines on delete set null)")
+    app.execute("create table photos (reason uuid constraint so references reasons (decline_id) on update cascade)")
+    allowed = replace(OLD_DECLINES, may_touch=frozenset({Table("reasons")}))
+    assert_refused(database, allowed, "photos", "so, on update cascade", "public.after_hours_declines ← reasons")
+
+
+def told_of(database: str, rule: Rule) -> list[str]:
+    with session_on(database) as session:
+        return [str(finding) for finding in inspect(session, rule).findings]
+
+
+def test_a_deferred_constraint_is_told_by_its_name(app: App, database: str) -> None:
+    app.execute("create function f() returns trigger language plpgsql as $$ begin return old; end $$")
+    app.execute(
+        "create constraint trigger late after delete on after_hours_declines initially deferred"
+        " for each row execute function f()"
+    )
+    assert any("late on public.after_hours_declines is deferred" in told for told in told_of(database, OLD_DECLINES))
+
+
+@pytest.mark.parametrize(
+    ("index", "told"),
+    [
+        ("create index serves on after_hours_declines (created_at)", None),
+        (
+            "create index other on after_hours_declines (created_at) where decline_count > 9",
+            "other leads to other rows",
+        ),
+        ("create index hashed on after_hours_declines using hash (created_at)", "hashed leads to other rows"),
+        (None, "No index on created_at leads to the due rows"),
+    ],
+    ids=["that_serves", "of_other_rows", "without_an_order", "at_all"],
+)
+def test_the_lack_of_an_index_is_told(app: App, database: str, index: str | None, told: str | None) -> None:
+    if index:
+        app.execute(index.encode())
+    found = [said for said in told_of(database, OLD_DECLINES) if "leads to" in said]
+    assert (found == []) if told is None else told in found[0]
+    assert all("create index concurrently on public.after_hours_declines (created_at);" in said for said in found)
+
+
+def test_an_index_that_is_invalid_is_told(app: App, database: str) -> None:
+    app.execute("create index half_built on after_hours_declines (created_at)")
+    app.execute("update pg_index set indisvalid = false where indexrelid = 'half_built'::regclass")
+    assert any("half_built is invalid" in said for said in told_of(database, OLD_DECLINES))
+
+
+def test_an_empty_parent_is_found_before_anything_is_judged(app: App, database: str) -> None:
+    rows.fingerprint(app, UUID(int=1))
+    assert any("public.after_hours_sessions is empty" in said for said in told_of(database, ORPHANED_FINGERPRINTS))
+
+
+def test_a_table_that_a_migration_has_locked_is_told_and_not_waited_for(app: App, database: str) -> None:
+    with app.transaction():
+        app.execute("lock table after_hours_declines")
+        assert any("locked by another session" in said for said in told_of(database, OLD_DECLINES))
+
+
+def test_a_table_that_refers_to_every_partition_is_scanned_and_told_once(app: App, database: str) -> None:
+    partition(app, "after_hours_declines", "id")
+    app.execute("alter table after_hours_declines add primary key (id)")
+    app.execute("create table reports (decline_id uuid references after_hours_declines)")
+    app.execute("insert into reports select null from generate_series(1, 1000)")
+    found = [told for told in told_of(database, OLD_DECLINES) if "without an index" in told]
+    pages = app.execute("select pg_relation_size('reports') / 8192").fetchall()[0][0]
+    assert len(found) == 1
+    assert f"scans its {pages} pages: {pages * 1000:,} for 1,000 rows" in found[0]
 
 
 def test_a_table_of_a_healthy_schema_has_nothing_refused(guarded_database: str) -> None:

@@ -1,0 +1,31 @@
+"""A rule as it meets one database."""
+
+from dataclasses import dataclass
+
+from cleanup_pipeline.rules import Rule
+from cleanup_pipeline.sweep.catalog import Leaf
+
+
+@dataclass(frozen=True)
+class Target:
+    """A rule as it meets the database: the tables to sweep and what is known of them.
+
+    `family` are the oids of the leaves and of the partitioned tables above them, `known_keys` those of the foreign keys
+    that there are: one that is added during the sweep has not been checked. `defers`: something waits for the commit.
+    `told_by`: the column that tells a row's age first.
+    `scanned_pages`: so many pages of other tables each deleted row scans, for want of an index on a foreign key.
+    """
+
+    rule: Rule
+    leaves: tuple[Leaf, ...]
+    told_by: str
+    age_columns: tuple[str, ...]
+    age_may_be_null: bool
+    reference_type: str | None
+    parent_is_indexed: bool
+    guard: str | None
+    scanned_pages: int = 0
+    family: tuple[int, ...] = ()
+    known_keys: tuple[int, ...] = ()
+    defers: bool = False
+    triggers: tuple[str, ...] = ()
