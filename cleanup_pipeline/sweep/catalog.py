@@ -78,6 +78,20 @@ class ForeignKey:
     indexed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Standbys:
+    """The server's standbys: how far it has written and the last of them has replayed (in bytes of WAL, ever).
+
+    `replayed` is None where there is none that we see, `lag_s` what the server says the last is behind, in seconds.
+    `hidden` are connections of which a role without pg_monitor is shown no more than that they are there.
+    """
+
+    written: int
+    replayed: int | None
+    lag_s: float
+    hidden: int
+
+
 ACTIONS = {"c": "cascade", "n": "set null", "d": "set default", "a": "no action", "r": "restrict"}
 KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "c": "a composite type"}
 
@@ -254,6 +268,20 @@ class Catalog:
             minutes=minutes,
         )
         return number, since
+
+    def standbys(self) -> Standbys:
+        """How far they are. A logical subscriber is no standby, nor is a backup under way."""
+        ((written, replayed, lag_s, hidden),) = self._rows(
+            """
+            select pg_current_wal_lsn() - '0/0', min(r.replay_lsn) - '0/0',
+                   coalesce(extract(epoch from max(r.replay_lag)), 0)::double precision,
+                   count(*) filter (where r.state is null)
+            from pg_stat_replication r
+            where r.state is distinct from 'backup'
+              and not exists (select from pg_replication_slots s where s.active_pid = r.pid and s.slot_type = 'logical')
+            """
+        )
+        return Standbys(int(written), None if replayed is None else int(replayed), lag_s, hidden)
 
     def guard(self, reference: Reference, table: Relation, parent: Relation) -> str | None:
         """The foreign key that makes an orphan impossible: validated, enforced, and all of its triggers enabled."""

@@ -84,6 +84,7 @@ def inspect(session: Session, rule: Rule) -> Report:
         unindexed = _unindexed_keys(catalog, family)
         report.findings += _scans(catalog, rule, unindexed)
         report.findings += _advice(catalog, rule, table, leaves)
+        report.findings += _standbys(catalog)
         report.target = Target(
             rule=rule,
             leaves=leaves,
@@ -324,6 +325,16 @@ def _advice(catalog: Catalog, rule: Rule, relation: Relation, leaves: tuple[Leaf
             f"{number:,} transactions are open for more than {_LONG_TRANSACTION_MINUTES} minutes, the oldest since "
             f"{since} UTC: until they end, vacuum can't free what is deleted.",
             "See pg_stat_activity.",
+        )
+
+
+def _standbys(catalog: Catalog) -> Iterator[Finding]:
+    if hidden := catalog.standbys().hidden:
+        role = catalog.role()
+        yield Finding(
+            Severity.NOTE,
+            f"How far {hidden:,} standbys are behind can't be seen by {role}: the sweep will not wait for them.",
+            f"grant pg_monitor to {role}; would show it, and also what others' queries are.",
         )
 
 

@@ -168,7 +168,12 @@ class Reader:
     def rest(self, working_s: float, waiting_s: float = 0.0) -> None:
         """Rest after a transaction that worked, and waited for the disk, so long. Raises `InterruptedSweepError`."""
         if self._pace.rest:
-            self._stop.wait(min(self._pace.rest * working_s + waiting_s, _LONGEST_REST_S))
+            self.pause(self._pace.rest * working_s + waiting_s)
+        self.check_stop()
+
+    def pause(self, seconds: float) -> None:
+        """Do nothing for so long, a second at most. Raises `InterruptedSweepError`."""
+        self._stop.wait(min(seconds, _LONGEST_REST_S))
         self.check_stop()
 
     def check_stop(self) -> None:

@@ -169,6 +169,15 @@ class Statements:
             partition=sql.Literal(leaf.is_partition),
         )
 
+    def held_up(self, leaf: Leaf) -> sql.Composed:
+        """Whether somebody waits for a row that our transaction has changed, or for the table."""
+        return sql.SQL(
+            "select exists (select from pg_catalog.pg_locks where not granted"
+            " and (transactionid = pg_current_xact_id_if_assigned()::xid"
+            " or relation = {}::oid"
+            " and database = (select oid from pg_catalog.pg_database where datname = current_database())))"
+        ).format(sql.Literal(leaf.oid))
+
     def _verb(self, leaf: Leaf) -> sql.Composed:
         action = self.rule.action
         if isinstance(action, Close):

@@ -7,7 +7,7 @@ another pass takes them. Nothing here knows Dagster.
 
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,6 +18,7 @@ from psycopg import sql
 from cleanup_pipeline.postgres import CleanupError, Limits, LostConnectionError, Row, Session, Transaction, explain
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep import access, judgement, lock, preflight
+from cleanup_pipeline.sweep.backoff import Backoff
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.finding import RefusedError, Severity
 from cleanup_pipeline.sweep.fuse import Fuse, scans
@@ -95,6 +96,7 @@ class Sweep:
         self._not_taken: list[tuple[Leaf, Scope]] = []
         self._brought_back = False
         self._judges = False
+        self._held_back: str | None = None
 
     def __iter__(self) -> Iterator[Progress]:
         self._began = time.monotonic()
@@ -137,10 +139,12 @@ class Sweep:
         self._take_lock()
         statements = statements_for(target, self._options)
         writer = Writer(self._session, self._reader, statements, result, self._options.budget)
+        self._backoff = Backoff(self._reader, writer, self._options.budget)
         if self.rule.orphan_of:
             yield from self._clean_orphans(target, statements, writer)
         else:
             yield from self._clean_due(target, statements, writer)
+        self._tell(self._backoff.notes())
         self._conclude(target, statements, writer)
 
     # --- Rules whose condition is on the row itself.
@@ -194,7 +198,7 @@ class Sweep:
             stride.took(window.end - window.first, working_s)
             first = window.end
             yield first / pages
-            self._reader.rest(working_s, waiting_s)
+            yield from self._rest(first / pages, working_s, waiting_s)
 
     def _take_gathered(self, leaf: Leaf, statements: Statements, writer: Writer, due: int) -> Iterator[float]:
         self._judges = True
@@ -330,7 +334,7 @@ class Sweep:
                 doubtful.append((part.leaf, window))
             after, done = last, done + rows
             yield done / part.rows
-            self._reader.rest(working_s, waiting_s)
+            yield from self._rest(done / part.rows, working_s, waiting_s)
 
     def _take_orphans_one_slice_at_a_time(
         self, target: Target, statements: Statements, writer: Writer, doubtful: list[tuple[Leaf, Scope]]
@@ -359,7 +363,8 @@ class Sweep:
                 stride.took(blocks.end - first, working_s)
                 first = blocks.end
                 yield self._progress("windows", first / pages)
-                self._reader.rest(working_s, waiting_s)
+                for share in self._rest(first / pages, working_s, waiting_s):
+                    yield self._progress("windows", share)
         return orphans
 
     def _count_orphans(self, target: Target, statements: Statements) -> Generator[Progress, None, int]:
@@ -394,7 +399,7 @@ class Sweep:
 
     # --- Common steps.
 
-    def _tell(self, notes: list[str]) -> None:
+    def _tell(self, notes: Iterable[str]) -> None:
         self.result.notes += [note for note in notes if note not in self.result.notes]
 
     def _stop_when_late(self) -> None:
@@ -410,6 +415,13 @@ class Sweep:
         began, writer.working_s = time.monotonic(), 0.0
         writer.write(leaf, window)
         return writer.working_s, time.monotonic() - began - writer.working_s
+
+    def _rest(self, share: float, working_s: float, waiting_s: float) -> Iterator[float]:
+        self._reader.rest(working_s, waiting_s)
+        for reason in self._backoff.hold_back(working_s):
+            self._held_back = reason
+            yield share
+        self._held_back = None
 
     def _count(self, statements: Statements, leaf: Leaf, scope: Scope) -> int:
         due, _ = self._reader.once(
@@ -458,6 +470,7 @@ class Sweep:
         return bool(kept)
 
     def _progress(self, stage: str, share: float) -> Progress:
+        stage = self._held_back or stage
         return Progress(self.rule.name, stage, self.result.affected, min(share, 1.0), time.monotonic() - self._began)
 
     def _ensure_connected(self) -> None:

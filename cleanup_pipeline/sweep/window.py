@@ -38,6 +38,7 @@ _HELD_UP = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetect
 # whatever it likes, but for what befalls the server or the connection.
 _OF_ROWS = ("21", "22", "23", "27", "38", "39", "44", "P0")
 _OF_THE_SERVER = ("08", "25", "53", "57", "58", "F0", "XX")
+_LOOK_FOR_WAITERS_EVERY_S = 0.1
 _NOTHING_WAITS = sql.SQL("set constraints all immediate")
 
 
@@ -82,6 +83,8 @@ class Writer:
         self.why_spoilt = ""
         # How long statements took, without the commits: these wait for the disk, and smaller windows would not help.
         self.working_s = 0.0
+        self.held_up_others = False
+        self._next_look = 0.0
 
     @property
     def limits(self) -> Limits:
@@ -185,7 +188,7 @@ class Writer:
             if isinstance(scope, Candidates):
                 self._reader.check_judged()
             began = time.monotonic()
-            affected = 0
+            affected, self.held_up_others = 0, False
             try:
                 with self._session.transaction(self.limits, writes=True) as transaction:
                     started = time.monotonic()
@@ -205,12 +208,21 @@ class Writer:
         if self._statements.target.defers:
             # No timeout holds during a commit.
             transaction.run(_NOTHING_WAITS)
+        self.held_up_others = self._holds_up_others(transaction, leaf)
         (surprise,) = transaction.one(self._statements.surprise(leaf))
         if surprise:
             raise FailedError(
                 f"During the sweep a foreign key with an action was pointed at {leaf.table}, or the table was detached "
                 "from its parent. The window was rolled back; run cleanup-pipeline doctor, then run again."
             )
+
+    def _holds_up_others(self, transaction: Transaction, leaf: Leaf) -> bool:
+        """Look now and then: it takes a moment of every lock that there is."""
+        if time.monotonic() < self._next_look:
+            return False
+        (held_up,) = transaction.one(self._statements.held_up(leaf))
+        self._next_look = time.monotonic() + _LOOK_FOR_WAITERS_EVERY_S
+        return bool(held_up)
 
     def _reconnect(self, lost: LostConnectionError) -> None:
         try:
