@@ -16,9 +16,11 @@ from cleanup_pipeline.demo.schema import add_foreign_keys, create_tables
 from cleanup_pipeline.demo.server import embedded_server
 from cleanup_pipeline_tests.databases import fresh_database, name_of
 from cleanup_pipeline_tests.oracle import Tables
+from cleanup_pipeline_tests.servers import server
 
 SERVER = pytest.StashKey[str]()
 STOP = pytest.StashKey[ExitStack]()
+OLDER = pytest.StashKey[dict[int, str]]()
 
 
 def server_url_of(config: pytest.Config) -> str:
@@ -26,10 +28,17 @@ def server_url_of(config: pytest.Config) -> str:
     if SERVER not in config.stash:
         url = os.environ.get("CLEANUP_TEST_DATABASE_URL")
         if not url:
-            config.stash[STOP] = ExitStack()
-            url = config.stash[STOP].enter_context(embedded_server(durable=False)).url()
+            url = config.stash.setdefault(STOP, ExitStack()).enter_context(embedded_server(durable=False)).url()
         config.stash[SERVER] = url
     return config.stash[SERVER]
+
+
+def older_server_url_of(config: pytest.Config, major: int) -> str:
+    """A server of an older version, started when it is first asked for, once a worker."""
+    started = config.stash.setdefault(OLDER, {})
+    if major not in started:
+        started[major] = config.stash.setdefault(STOP, ExitStack()).enter_context(server(major)).url
+    return started[major]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,9 +64,10 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
 
 
 @pytest.fixture(scope="session")
-def server_url(pytestconfig: pytest.Config) -> str:
-    """A server on which databases may be made, as a superuser."""
-    return server_url_of(pytestconfig)
+def server_url(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> str:
+    """A server on which databases may be made, as a superuser; of an older version where a test names one."""
+    major: int | None = getattr(request, "param", None)
+    return server_url_of(pytestconfig) if major is None else older_server_url_of(pytestconfig, major)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from cleanup_pipeline.sweep.result import Status
 from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline_tests.databases import name_of
 from cleanup_pipeline_tests.oracle import expected, snapshot
+from cleanup_pipeline_tests.servers import on_older_servers
 from cleanup_pipeline_tests.sweep import rows
 from cleanup_pipeline_tests.sweep.rows import Moment
 from cleanup_pipeline_tests.sweep.steps import (
@@ -442,6 +443,18 @@ def test_running_twice_changes_nothing_the_second_time(app: App, database: str, 
         (Status.SUCCESS, 0, 0)
     ] * 5
     assert (snapshot(app), [app.execute(addresses.format(table).encode()).fetchall() for table in TABLES]) == before
+
+
+@on_older_servers
+@each_pace
+def test_every_rule_does_the_same_on_older_servers(app: App, database: str, pace: Pace) -> None:
+    planted = plant(app, 500, NOW)
+    want = expected(app, NOW)
+    results = sweep_all(database, pace=pace)
+    assert {name: (result.status, result.affected, result.remaining) for name, result in results.items()} == {
+        name: (Status.SUCCESS, due, 0) for name, due in planted.due.items()
+    }
+    assert snapshot(app) == want
 
 
 def test_users_matches_and_messages_never_change(guarded_database: str) -> None:
