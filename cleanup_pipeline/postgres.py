@@ -10,13 +10,15 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors, sql
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 
 DATABASE_URL_VARIABLE = "CLEANUP_DATABASE_URL"
@@ -29,9 +31,13 @@ _IDLE_SESSION_TIMEOUT = "8s"
 _RECONNECT_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0)
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _TCP_USER_TIMEOUT_MS = 20_000
+# A server, or a pooler before it, may be frozen while its kernel still acknowledges what it gets: TCP never notices. By
+# so long its silence may outlast the timeout that would have ended the statement.
+_SILENCE_S = 20.0
 
 Row = tuple[Any, ...]
 Query = sql.SQL | sql.Composed
+T = TypeVar("T")
 
 
 class CleanupError(Exception):
@@ -56,6 +62,36 @@ class CommitInDoubtError(LostConnectionError):
     def __init__(self, message: str, xid: int) -> None:
         super().__init__(message)
         self.xid = xid
+
+
+class _SilentError(psycopg.OperationalError):
+    """The server has not said a word for too long."""
+
+
+class _Connection(psycopg.Connection[Row]):
+    """A connection that is given up where the server stays silent for `patience_s` seconds."""
+
+    patience_s = CONNECT_TIMEOUT_S + _SILENCE_S
+
+    def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
+        """Wait as psycopg does, no longer. Raises `_SilentError`; the connection is then closed."""
+        return super().wait(self._while_it_speaks(gen), *args, **options)
+
+    def _while_it_speaks(self, gen: PQGen[T]) -> PQGen[T]:
+        heard = time.monotonic()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if ready:
+                    heard = time.monotonic()
+                elif time.monotonic() > heard + self.patience_s:
+                    self.pgconn.finish()
+                    raise _SilentError
+                wanted = gen.send(ready)
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
 
 @dataclass(frozen=True)
@@ -95,7 +131,7 @@ class Database:
     def __str__(self) -> str:
         return self.label
 
-    def open(self, application_name: str = APPLICATION_NAME) -> "psycopg.Connection[Row]":
+    def open(self, application_name: str = APPLICATION_NAME) -> _Connection:
         """Open an autocommit connection, within `CONNECT_TIMEOUT_S` a host.
 
         Raises `UnreachableError`.
@@ -113,7 +149,7 @@ class Database:
             "client_encoding": "utf8",
         }
         try:
-            connection = psycopg.connect(**parameters, autocommit=True)
+            connection = _Connection.connect(**parameters, autocommit=True)
         except (psycopg.Error, UnicodeError, ValueError) as error:
             raise UnreachableError(self._why_unreachable(str(error))) from None
         # A pooler may hand the next transaction to a server that does not know our prepared statements.
@@ -203,7 +239,7 @@ class Session:
         self.deadlock_timeout_s = 1.0
         self._search_path = ""
         self._pins = sql.Composed([])
-        self._connection: psycopg.Connection[Row] | None = None
+        self._connection: _Connection | None = None
 
     def __enter__(self) -> "Session":
         return self
@@ -212,7 +248,7 @@ class Session:
         self.close()
 
     @property
-    def connection(self) -> "psycopg.Connection[Row]":
+    def connection(self) -> _Connection:
         """The open connection; opened where there is none yet. Raises `UnreachableError`."""
         if self._connection is None:
             self._open()
@@ -312,6 +348,7 @@ class Session:
         during it, and the server's own error otherwise.
         """
         connection = self.connection
+        connection.patience_s = limits.statement_s + _SILENCE_S
         try:
             connection.execute(self._begin(limits, writes=writes))
             transaction = Transaction(connection)
@@ -489,6 +526,8 @@ def explain(error: psycopg.Error) -> str:
     A primary message may quote a value (`invalid input syntax for type uuid: "…"`), DETAIL and CONTEXT a whole row.
     """
     state = error.sqlstate
+    if isinstance(error, _SilentError):
+        return "the server did not answer any more"
     if state is None:
         return (
             "the server closed the connection" if isinstance(error, psycopg.OperationalError) else type(error).__name__

@@ -53,7 +53,7 @@ def programs_of(major: int) -> Path:
     skip_or_fail("PostgreSQL 16.2 is not here: pip install pgserver")
 
 
-@dataclass
+@dataclass(eq=False)
 class Server:
     """A server on a unix socket, that forgets nothing when it is crashed, but does not wait for the disk."""
 

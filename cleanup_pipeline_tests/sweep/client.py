@@ -1,0 +1,37 @@
+"""A run of every rule as a process of its own, to be killed, frozen and cut off: `python -m … URL PACE [forever]`.
+
+At the end it prints one line of JSON, rule by rule as in `run --json`. With `forever` as a third argument it runs the
+rules time and again until its input ends, and prints a line for each round.
+"""
+
+import json
+import select
+import sys
+
+from cleanup_pipeline import postgres
+from cleanup_pipeline.postgres import Database, Session
+from cleanup_pipeline.rules import RULES
+from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED
+from cleanup_pipeline.sweep.sweep import Options, Sweep
+from cleanup_pipeline_tests.sweep.steps import NOW, TINY, finish
+
+NAME = "the client"
+PACES = {pace.name: pace for pace in (DEFAULT, FULL_SPEED, TINY)}
+
+
+def run(url: str, pace: str) -> None:
+    with Session(Database.parse(url), NAME) as session:
+        results = [finish(Sweep(rule, session, Options(NOW, PACES[pace]))) for rule in RULES]
+    print(json.dumps({result.rule: result.as_json() for result in results}), flush=True)  # noqa: T201
+
+
+def main() -> None:
+    postgres._SILENCE_S = 2.0  # a test's server is silent for good at once
+    url, pace, *forever = sys.argv[1:]
+    run(url, pace)
+    while forever and not select.select([sys.stdin], [], [], 0)[0]:
+        run(url, pace)
+
+
+if __name__ == "__main__":
+    main()
