@@ -405,8 +405,10 @@ class Session:
                 (status,) = transaction.one(
                     sql.SQL("select pg_catalog.pg_xact_status({}::xid8)").format(sql.Literal(str(xid)))
                 )
+        except errors.InvalidParameterValue:
+            return False  # "is in the future": this server, crashed or another by now, has never heard of it
         except psycopg.Error:
-            return None  # "transaction ID is in the future": another server than the one that was asked to commit
+            return None
         return {"committed": True, "aborted": False}.get(str(status))
 
 

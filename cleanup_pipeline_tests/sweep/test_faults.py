@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from psycopg import Connection
+from psycopg import Connection, sql
 
 from cleanup_pipeline.demo.data import plant
 from cleanup_pipeline.demo.schema import create_tables
+from cleanup_pipeline.postgres import Limits
 from cleanup_pipeline.rules import RULES
 from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED
 from cleanup_pipeline.sweep.result import Status
@@ -30,7 +31,7 @@ from cleanup_pipeline_tests.databases import fresh_database
 from cleanup_pipeline_tests.oracle import Tables, expected, snapshot
 from cleanup_pipeline_tests.servers import Server, server
 from cleanup_pipeline_tests.sweep import client
-from cleanup_pipeline_tests.sweep.steps import NOW, TINY, connected, few_rows_a_page, sweep_all
+from cleanup_pipeline_tests.sweep.steps import NOW, TINY, connected, few_rows_a_page, session_on, sweep_all
 from cleanup_pipeline_tests.sweep.wire import At, Fault, Then, laid
 
 App = Connection[Any]
@@ -208,6 +209,13 @@ def disturb_a_run(own: Server, moment: Moment) -> None:
         assert {name: result.affected for name, result in next_run.items()} == affected(after, want)
         assert {result.status for result in next_run.values()} == {Status.SUCCESS}
         assert read(url) == want
+
+
+def test_a_transaction_that_a_crashed_server_has_never_heard_of_was_not_committed(crashable: Server) -> None:
+    with session_on(crashable.url) as session:
+        with session.transaction(Limits(1.0)) as transaction:
+            (next_xid,) = transaction.one(sql.SQL("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"))
+        assert session.settled(next_xid + 1000) is False
 
 
 @pytest.mark.parametrize("moment", moments(seed=1, of_each=1), ids=str)
