@@ -108,8 +108,10 @@ class Reader:
             raise CandidatesLostError
 
     def pages(self, statements: Statements, leaf: Leaf) -> int:
-        """How many blocks `leaf` has now."""
+        """How many blocks `leaf` has now. Raises `FailedError` where it was dropped meanwhile."""
         (pages,) = self.once(lambda transaction: transaction.one(statements.pages(leaf)))
+        if pages is None:
+            raise FailedError(f"{leaf.table} was dropped meanwhile. Run cleanup-pipeline doctor.")
         return int(pages)
 
     def slices(
