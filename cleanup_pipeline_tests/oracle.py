@@ -5,7 +5,7 @@ neither fuse nor refusal nor guard: it tells what must be there where every rule
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -88,9 +88,26 @@ def snapshot(connection: Connection[Any]) -> Tables:
     return _read(connection, AS_THEY_ARE)
 
 
-def expected(connection: Connection[Any], as_of: datetime, retention_days: int = 7) -> Tables:
+def whole_database(connection: Connection[Any]) -> Tables:
+    """What every table of the database looks like now, by name; of other schemas than public with the schema's."""
+    names = connection.execute(
+        "select format(case nspname when 'public' then '%2$s' else '%1$I.%2$I' end, nspname, relname),"
+        " format('select to_jsonb(t) from only %I.%I t', nspname, relname)"
+        " from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+        " where relkind = 'r' and nspname !~ '^(pg_|information_schema$)'"
+    ).fetchall()
+    return _read(connection, {name: query.replace("{", "{{").replace("}", "}}") for name, query in names})
+
+
+def expected(
+    connection: Connection[Any],
+    as_of: datetime,
+    retention_days: int = 7,
+    tables: Sequence[str] = tuple(AS_PROMISED),
+) -> Tables:
     """What the tables must look like after a run of every rule as of `as_of`, if nobody else writes meanwhile."""
-    return _read(connection, AS_PROMISED, as_of=sql.Literal(as_of), retention_days=sql.Literal(retention_days))
+    queries = {table: AS_PROMISED[table] for table in tables}
+    return _read(connection, queries, as_of=sql.Literal(as_of), retention_days=sql.Literal(retention_days))
 
 
 def _read(connection: Connection[Any], queries: Mapping[str, str], **values: sql.Literal) -> Tables:
