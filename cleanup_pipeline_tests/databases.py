@@ -33,6 +33,22 @@ def fresh_database(server_url: str, template: str = EMPTY) -> Iterator[str]:
             connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
 
+@contextmanager
+def database_in_sql_ascii(server_url: str) -> Iterator[str]:
+    """Make a database that knows no encoding, give its URL, and drop it afterwards."""
+    name = f"cleanup_test_ascii_{uuid4().hex[:16]}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("create database {} template template0 encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C'").format(
+                sql.Identifier(name)
+            )
+        )
+        try:
+            yield url_of(server_url, name)
+        finally:
+            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
 def name_of(url: str) -> str:
     """The database's name in a URL, to make it a template of others."""
     return urlsplit(url).path.removeprefix("/")

@@ -1,4 +1,4 @@
-"""Databases as nobody wants them: what each does to `doctor`, `plan` and `run`; every table is as it should be then.
+"""Databases as nobody wants them: what each does to `doctor`, `plan` and `run`, with every table as it should be.
 
 A case is a database made unfit by SQL. Rules that it names end as it says and leave their tables as they were, but for
 what was done before; all other rules do their work, and no other table changes.

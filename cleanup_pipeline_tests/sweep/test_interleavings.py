@@ -565,7 +565,7 @@ def test_no_transaction_is_left_open_between_two_steps(app: App, database: str, 
             ).fetchall() == [("idle",)]
 
 
-# --- A parent that is about to come.
+# --- A parent that is about to come (C15: an orphan sweep took rows whose parent's transaction was about to commit).
 
 
 def test_an_orphan_whose_session_is_not_committed_yet_is_spared_by_the_grace(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from psycopg import Connection, sql
@@ -23,7 +23,7 @@ from cleanup_pipeline.rules import (
 from cleanup_pipeline.sweep.result import Result, Status
 from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline.sweep.window import Budget
-from cleanup_pipeline_tests.databases import name_of, url_of
+from cleanup_pipeline_tests.databases import database_in_sql_ascii, name_of
 from cleanup_pipeline_tests.oracle import expected, snapshot
 from cleanup_pipeline_tests.sweep import rows
 from cleanup_pipeline_tests.sweep.steps import (
@@ -479,20 +479,10 @@ def test_a_large_table_is_swept_under_a_statement_timeout_of_the_databases_own(a
 @pytest.fixture
 def sql_ascii(server_url: str) -> Iterator[str]:
     """A database that knows no encoding, with After Hours' tables, all empty."""
-    url = url_of(server_url, f"cleanup_test_ascii_{uuid4().hex[:16]}")
-    name = sql.Identifier(name_of(url))
-    with connected(server_url) as server:
-        server.execute(
-            sql.SQL("create database {} template template0 encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C'").format(
-                name
-            )
-        )
-        try:
-            with connected(url) as app:
-                create_tables(app)
-            yield url
-        finally:
-            server.execute(sql.SQL("drop database {} with (force)").format(name))
+    with database_in_sql_ascii(server_url) as url:
+        with connected(url) as app:
+            create_tables(app)
+        yield url
 
 
 def plant_names_in_latin_1(app: App, *, profiles: int, users: int) -> None:
