@@ -21,7 +21,8 @@ from cleanup_pipeline.demo.schema import create_tables
 from cleanup_pipeline.demo.server import embedded_server
 from cleanup_pipeline.rules import OLD_DECLINES, RULES, Table
 from cleanup_pipeline.sweep import preflight
-from cleanup_pipeline.sweep.preflight import Severity, inspect
+from cleanup_pipeline.sweep.finding import Severity
+from cleanup_pipeline.sweep.preflight import inspect
 from cleanup_pipeline.sweep.result import Progress, Status
 from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline_tests.cli.conftest import Ended, ended, start
@@ -348,7 +349,7 @@ def test_doctor_tells_what_is_to_be_known_of_the_schema_of_production(cli: Cli, 
     assert "after_hours_messages" in reached
 
     assert any(
-        "No index begins with created_at of public.after_hours_declines" in told
+        "No index on created_at leads to the due rows of public.after_hours_declines" in told
         for told in findings(done, "old_declines")
     )
 
