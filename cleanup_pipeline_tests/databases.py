@@ -1,7 +1,8 @@
 """Databases for tests: a fresh one each, on one server."""
 
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -55,13 +56,20 @@ def name_of(url: str) -> str:
 
 
 def everything_in(url: str) -> str:
-    """Every row of every table, as text."""
+    """Every value of every table, as text; what is compressed, as Dagster's snapshots are, is unpacked."""
     with psycopg.connect(url) as connection:
         tables = connection.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
         return "\n".join(
-            text
+            _as_text(value)
             for (table,) in tables
-            for (text,) in connection.execute(
-                sql.SQL("select t::text from {} as t").format(sql.Identifier("public", table))
-            )
+            for row in connection.execute(sql.SQL("select * from {}").format(sql.Identifier("public", table)))
+            for value in row
         )
+
+
+def _as_text(value: object) -> str:
+    if not isinstance(value, bytes):
+        return str(value)
+    with suppress(zlib.error):
+        value = zlib.decompress(value)
+    return value.decode("utf-8", "replace")
