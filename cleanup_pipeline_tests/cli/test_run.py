@@ -186,6 +186,8 @@ def test_a_run_is_recorded_as_manual_with_its_reason(cli: Cli, instance: Dagster
         "--full-speed",
         "--rule",
         "old_declines",
+        "--allow-share",
+        "0.8",
         "--reason",
         "too many",
         DAGSTER_HOME=str(dagster_home),
@@ -199,6 +201,7 @@ def test_a_run_is_recorded_as_manual_with_its_reason(cli: Cli, instance: Dagster
     wanted = {
         "cleanup/trigger": "manual",
         "cleanup/reason": "too many",
+        "cleanup/allow_share": "0.8",
         "cleanup/outcome": "success",
         ".dagster/repository": "__repository__@cleanup_pipeline",
     }
