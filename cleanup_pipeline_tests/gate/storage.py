@@ -21,7 +21,7 @@ TODAY = datetime.now(UTC).date()
 
 Events = Mapping[str, str | datetime]
 
-_EVENTS = {
+EVENTS = {
     "enqueue": DagsterEventType.PIPELINE_ENQUEUED,
     "starting": DagsterEventType.PIPELINE_STARTING,
     "start": DagsterEventType.PIPELINE_START,
@@ -62,7 +62,7 @@ def happen(instance: DagsterInstance, run_id: str, event: str, at: str | datetim
     assert run is not None
     data = JobFailureData(error=None, failure_reason=RunFailureReason.STEP_FAILURE) if event == "failure" else None
     instance.report_dagster_event(
-        DagsterEvent(event_type_value=_EVENTS[event].value, job_name=run.job_name, event_specific_data=data),
+        DagsterEvent(event_type_value=EVENTS[event].value, job_name=run.job_name, event_specific_data=data),
         run_id=run_id,
         timestamp=(today(at) if isinstance(at, str) else at).timestamp(),
     )

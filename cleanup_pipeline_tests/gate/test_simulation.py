@@ -1,0 +1,159 @@
+"""The gate under everything that happens to schedulers, in virtual time: see simulation.py and promises.py."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from dagster import DagsterInstance
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cleanup_pipeline_tests.gate.simulation import (
+    ClockWrong,
+    DaemonDown,
+    Day,
+    Event,
+    Fate,
+    ManualRun,
+    MessageCleanup,
+    Race,
+    Reexecution,
+    Report,
+    ScheduleTick,
+    SwitchedOff,
+    new_instance,
+    simulate,
+)
+
+DAYS = 3
+# Four tests of 85 scripts are 1,020 days.
+SCRIPTS = 85
+LONG_SCRIPTS = 2500
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[DagsterInstance]:
+    """One instance for all scripts, each of which has days of its own."""
+    with new_instance() as instance:
+        yield instance
+
+
+def hours(first: int = 0, last: int = 24) -> st.SearchStrategy[str]:
+    return st.integers(first * 60, last * 60 - 1).map(lambda minute: f"{minute // 60:02}:{minute % 60:02}")
+
+
+# Much happens around the time at which it matters.
+HOURS = hours(3, 7) | hours()
+MINUTES = st.integers(0, 90)
+USUAL = MessageCleanup("succeeded", "03:00")
+
+MESSAGE_CLEANUPS = st.builds(
+    MessageCleanup,
+    st.sampled_from(["succeeded", "failed", "will be retried", "hangs", "never starts"]),
+    HOURS,
+    MINUTES,
+    st.sampled_from(["today", "yesterday", "tomorrow", None]),
+)
+REPORTS = st.builds(Report, HOURS, st.none() | HOURS, st.sampled_from(["today", "yesterday"]))
+DOWN = st.builds(DaemonDown, HOURS, HOURS)
+OFF = st.builds(SwitchedOff, st.sampled_from(["schedule", "both"]), HOURS, HOURS)
+WRONG = st.builds(ClockWrong, st.integers(-600, 600), HOURS, HOURS)
+TICKS = st.builds(ScheduleTick, HOURS, st.sampled_from(["today", "yesterday", "last week"]))
+RACES = st.builds(
+    Race,
+    st.just("04:00") | HOURS,
+    st.lists(st.sampled_from(["schedule", "sensor"]), min_size=2, max_size=4).map(tuple),
+)
+MANUAL = st.builds(ManualRun, HOURS, MINUTES, st.booleans())
+AGAIN = st.builds(Reexecution, HOURS)
+FATES = st.builds(
+    Fate,
+    st.sampled_from(
+        [
+            "failed",
+            "good",
+            "refused",
+            "skipped",
+            "interrupted",
+            "crashed",
+            "hangs in canceling",
+            "lost",
+            "never starts",
+            "good, but Dagster does not see its end",
+        ]
+    ),
+    st.integers(0, 60),
+    st.sampled_from([0, 0, 0, 1, 20]),
+) | st.builds(
+    Fate, st.sampled_from(["good", "failed", "good, but run monitoring gave it up"]), st.integers(235, 280), st.just(0)
+)
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "CLEANUP_GATE": st.sampled_from(["on", "off"]),
+        "CLEANUP_GATE_DEADLINE": st.sampled_from(["03:30", "04:30", "08:00"]),
+        "CLEANUP_GATE_WHEN_LATE": st.sampled_from(["hold", "run"]),
+        "CLEANUP_NIGHT_ENDS": st.sampled_from(["05:00", "09:00", "02:00"]),
+    },
+)
+NOTHING_SET: st.SearchStrategy[dict[str, str]] = st.just({})
+
+
+def scripts(
+    *events: st.SearchStrategy[Event],
+    usual: bool = True,
+    fates: int = 2,
+    settings: st.SearchStrategy[dict[str, str]] = NOTHING_SET,
+) -> st.SearchStrategy[list[Day]]:
+    """Make scripts of days on which some of the events happen; `usual`: and a message cleanup that succeeds."""
+    some = st.lists(st.one_of(*events), max_size=5, unique_by=lambda event: event.at).map(
+        lambda some: [USUAL, *(event for event in some if event.at != USUAL.at)] if usual else some
+    )
+    days = st.builds(Day, some, st.lists(FATES, max_size=fates), settings)
+    return st.lists(days, min_size=DAYS, max_size=DAYS)
+
+
+MESSAGE_CLEANUP_GOES_WRONG = scripts(MESSAGE_CLEANUPS, REPORTS, DOWN, usual=False, fates=1, settings=SETTINGS)
+RUNS_GO_WRONG = scripts(AGAIN, RACES, MANUAL, DOWN, MESSAGE_CLEANUPS, fates=6)
+SCHEDULERS_GO_WRONG = scripts(DOWN, OFF, WRONG, TICKS, RACES, REPORTS)
+ALL_GOES_WRONG = scripts(
+    MESSAGE_CLEANUPS, REPORTS, DOWN, OFF, WRONG, TICKS, RACES, MANUAL, AGAIN, fates=4, settings=SETTINGS
+)
+
+# The same scripts at every run: a change that breaks nothing must not be held up by chance. The long form explores.
+PROPERTY = settings(
+    max_examples=SCRIPTS,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+)
+Property = Callable[[DagsterInstance, list[Day]], None]
+
+
+@PROPERTY
+@given(script=MESSAGE_CLEANUP_GOES_WRONG)
+def test_the_promises_hold_when_message_cleanup_is_late_early_failed_repeated_or_missing(
+    storage: DagsterInstance, script: list[Day]
+) -> None:
+    simulate(storage, script)
+
+
+@PROPERTY
+@given(script=RUNS_GO_WRONG)
+def test_the_promises_hold_when_runs_fail_are_lost_race_or_are_started_again(
+    storage: DagsterInstance, script: list[Day]
+) -> None:
+    simulate(storage, script)
+
+
+@PROPERTY
+@given(script=SCHEDULERS_GO_WRONG)
+def test_the_promises_hold_when_daemons_are_down_clocks_jump_and_ticks_are_stale(
+    storage: DagsterInstance, script: list[Day]
+) -> None:
+    simulate(storage, script)
+
+
+@PROPERTY
+@given(script=ALL_GOES_WRONG)
+def test_the_promises_hold_when_everything_goes_wrong(storage: DagsterInstance, script: list[Day]) -> None:
+    simulate(storage, script)
