@@ -1,7 +1,7 @@
 """The claim at the start of a run: of the runs of a day that started, one works."""
 
 from collections.abc import Callable
-from datetime import date
+from datetime import date, datetime
 
 from dagster import DagsterInstance
 
@@ -31,21 +31,28 @@ def claim_day(instance: DagsterInstance, run_id: str, day: date, try_lock: Calla
 
     `try_lock` takes the lock of that name at once, to be held until the run has worked, or returns False. The lock is
     taken first and the tag is written last, so that of two runs that claim at one instant, one finds either the lock or
-    the tag of the other. Dagster's storage is left to raise: without it nobody knows whether the day is done.
+    the tag of the other. Of two runs that were started at one instant, the second is superseded also where the first
+    was no good: whether and when to try again is the gate's decision, which was made without knowing of that. Dagster's
+    storage is left to raise: without it nobody knows whether the day is done.
     """
-    if not try_lock(lock_name(day)):
-        winner = _winner(instance, run_id, day)
+    locked = try_lock(lock_name(day))
+    runs = day_runs(instance, day)
+    others = [run for run in runs if run.run_id != run_id]
+    now = clock.utc_now()
+    winner = next((run for run in others if run.good or (run.claimed and run.is_on(now))), None)
+    if not locked:
         raise Superseded(day, winner.run_id if winner else None, "another run holds the day's lock")
-    if winner := _winner(instance, run_id, day):
+    if winner:
         done = "has done the day's work" if winner.good else "claimed the day and has not ended"
         raise Superseded(day, winner.run_id, f"run {winner.run_id} {done}")
+    started = next((run.created for run in runs if run.run_id == run_id), now)
+    if failed := next((run for run in others if _was_no_good_after(run, started, now)), None):
+        raise Superseded(day, None, f"run {failed.run_id} was no good after this one had been started")
     instance.add_run_tags(run_id, {tags.CLAIM: run_id, **_inherited_outcome_reset(instance, run_id)})
 
 
-def _winner(instance: DagsterInstance, run_id: str, day: date) -> DayRun | None:
-    now = clock.utc_now()
-    others = [run for run in day_runs(instance, day) if run.run_id != run_id]
-    return next((run for run in others if run.good or (run.claimed and run.is_on(now))), None)
+def _was_no_good_after(run: DayRun, instant: datetime, now: datetime) -> bool:
+    return run.status != "superseded" and not run.is_on(now) and run.over_at() > instant
 
 
 def _inherited_outcome_reset(instance: DagsterInstance, run_id: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from hashlib import sha256
 from typing import Literal
 
 from cleanup_pipeline.gate.day import at, clock, next_day, nightly, utc_day
@@ -170,7 +171,7 @@ def _pauses(now: datetime, day: date, runs: Sequence[DayRun]) -> list[tuple[date
             said = f"Today's run was skipped at {when}, since another sweep held a rule"
             pauses.append((run.over_at() + PAUSE_WITHOUT_ATTEMPT, said))
         if run.status == "superseded":
-            said = f"Today's run was superseded at {when} by one that held the day's claim"
+            said = f"Today's run was superseded at {when} by another run of the day"
             pauses.append((run.over_at() + PAUSE_WITHOUT_ATTEMPT, said))
     return pauses
 
@@ -206,10 +207,13 @@ def _last_failed(now: datetime, runs: Sequence[DayRun]) -> DayRun:
 def _run_key(day: date, runs: Sequence[DayRun]) -> str:
     """Make a key that no run of the day has yet.
 
-    Dagster never launches a used key again. Named after the run before, and not counted, it stays new when somebody
-    deletes a run in the UI.
+    Dagster never launches a used key again. Made from all runs of the day, and not counted or named after the last one,
+    it stays new when somebody deletes a run in the UI, and when the clock was set back between two of them.
     """
-    return f"{day}/after/{runs[-1].run_id}" if runs else f"{day}/first"
+    if not runs:
+        return f"{day}/first"
+    before = ",".join(sorted(run.run_id for run in runs))
+    return f"{day}/after/{sha256(before.encode()).hexdigest()[:16]}"
 
 
 def _with_gate_off(reason: str) -> str:

@@ -23,7 +23,9 @@ ROUNDS = 12
 
 @pytest.fixture(autouse=True)
 def noon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the gate and for Dagster, which stamps the runs that are made."""
     monkeypatch.setattr(day, "utc_now", lambda: today("12:00"))
+    monkeypatch.setattr("dagster._time._mockable_get_current_datetime", lambda: today("12:00"))
 
 
 class Lock:
@@ -139,6 +141,20 @@ def test_a_run_that_was_no_good_leaves_the_day_to_the_next(
     claim_day(instance, again, TODAY, _free)
 
     assert tags_of(instance, again)[tags.CLAIM] == again
+
+
+@pytest.mark.parametrize(
+    ("outcome", "event"),
+    [("failed", "failure"), ("refused", "failure"), ("skipped", "failure"), ("interrupted", "cancel")],
+)
+def test_after_a_run_that_was_no_good_one_that_was_started_at_the_same_time_leaves_the_day_to_the_gate(
+    instance: DagsterInstance, outcome: tags.Outcome, event: str
+) -> None:
+    first, second = add_day_run(instance, {"start": "11:58"}, claimed=True), add_day_run(instance)
+    end(instance, first, outcome, event, "12:01")
+
+    with pytest.raises(Superseded, match=f"run {first} was no good after this one had been started"):
+        claim_day(instance, second, TODAY, _free)
 
 
 def test_a_run_that_died_without_a_word_leaves_the_day_to_the_next(instance: DagsterInstance) -> None:

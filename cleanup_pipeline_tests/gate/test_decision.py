@@ -358,7 +358,7 @@ CASES = [
         now="08:20",
         state="waiting",
         runs=(run("a", "running", "04:00", lost_after="08:00"), run("b", "superseded", "08:15", "08:15:02")),
-        reason="Today's run was superseded at 08:15:02 UTC by one that held the day's claim; again at 08:25:02 UTC.",
+        reason="Today's run was superseded at 08:15:02 UTC by another run of the day; again at 08:25:02 UTC.",
     ),
     Case(
         "after a first failure it rests 10 minutes",
@@ -573,6 +573,13 @@ def test_a_run_that_is_deleted_does_not_bring_a_used_run_key_back() -> None:
 
     assert after_both not in (of().run_key, of(first).run_key)  # the keys that the two runs have
     assert of(second).run_key not in (of().run_key, of(first).run_key)
+
+
+def test_a_clock_that_was_set_back_does_not_bring_a_used_run_key_back() -> None:
+    first = run("a", "failed", "05:00", "04:05")  # the clock was an hour ahead when it was made
+    second = run("b", "failed", "04:15", "04:16")
+
+    assert of(first, second).run_key not in (of().run_key, of(first).run_key)
 
 
 def test_attempts_are_counted_without_the_runs_that_use_up_none() -> None:
