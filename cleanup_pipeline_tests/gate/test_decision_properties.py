@@ -2,7 +2,7 @@
 
 from datetime import UTC, date, datetime, time, timedelta
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cleanup_pipeline.gate.day import utc_day
@@ -10,6 +10,9 @@ from cleanup_pipeline.gate.decision import MOST_ATTEMPTS, decide
 from cleanup_pipeline.gate.runs import DayRun
 from cleanup_pipeline.gate.settings import Settings
 from cleanup_pipeline.gate.signals import Signal
+
+# No judgement by the clock: a busy machine is no fault.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 TODAY = date(2026, 11, 24)
 DAYS = st.sampled_from([TODAY - timedelta(days=1), TODAY])
@@ -60,6 +63,7 @@ SIGNALS_OF_ALL = st.lists(SIGNALS, max_size=6)
 RUNS_OF_ALL = st.lists(RUNS, max_size=6, unique_by=lambda run: run.run_id)
 
 
+@UNTIMED
 @given(INSTANTS, SIGNALS_OF_ALL, RUNS_OF_ALL, SETTINGS)
 def test_a_launch_keeps_every_promise(
     now: datetime, signals: list[Signal], runs: list[DayRun], settings: Settings
@@ -80,6 +84,7 @@ def test_a_launch_keeps_every_promise(
     assert decision.run_key is not None
 
 
+@UNTIMED
 @given(INSTANTS, SIGNALS_OF_ALL, RUNS_OF_ALL, SETTINGS)
 def test_the_order_of_signals_and_runs_does_not_matter_to_whether_it_launches(
     now: datetime, signals: list[Signal], runs: list[DayRun], settings: Settings
@@ -90,6 +95,7 @@ def test_the_order_of_signals_and_runs_does_not_matter_to_whether_it_launches(
     assert (decision.state, decision.launch) == (other.state, other.launch)
 
 
+@UNTIMED
 @given(INSTANTS, SIGNALS_OF_ALL, RUNS_OF_ALL, SETTINGS)
 def test_the_reason_is_one_line_and_one_sentence(
     now: datetime, signals: list[Signal], runs: list[DayRun], settings: Settings
@@ -101,6 +107,7 @@ def test_the_reason_is_one_line_and_one_sentence(
     assert "None" not in reason
 
 
+@UNTIMED
 @given(INSTANTS, SIGNALS_OF_ALL, RUNS_OF_ALL, SETTINGS)
 def test_what_is_not_todays_changes_nothing(
     now: datetime, signals: list[Signal], runs: list[DayRun], settings: Settings
@@ -116,6 +123,7 @@ def test_what_is_not_todays_changes_nothing(
     assert (decision.state, decision.launch) == (only_todays.state, only_todays.launch)
 
 
+@UNTIMED
 @given(INSTANTS, SIGNALS_OF_ALL, RUNS_OF_ALL, SETTINGS)
 def test_until_it_is_tried_again_the_clock_alone_changes_nothing(
     now: datetime, signals: list[Signal], runs: list[DayRun], settings: Settings

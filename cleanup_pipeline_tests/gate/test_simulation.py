@@ -1,13 +1,16 @@
 """The gate under everything that happens to schedulers, in virtual time: see simulation.py and promises.py."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from dagster import DagsterInstance
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cleanup_pipeline.gate import decision
 from cleanup_pipeline_tests.gate.simulation import (
+    BrokenPromise,
     ClockWrong,
     DaemonDown,
     Day,
@@ -126,7 +129,8 @@ PROPERTY = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )
-Property = Callable[[DagsterInstance, list[Day]], None]
+# Where a script breaks a promise, Hypothesis takes minutes to make it short.
+pytestmark = pytest.mark.timeout(900)
 
 
 @PROPERTY
@@ -157,3 +161,73 @@ def test_the_promises_hold_when_daemons_are_down_clocks_jump_and_ticks_are_stale
 @given(script=ALL_GOES_WRONG)
 def test_the_promises_hold_when_everything_goes_wrong(storage: DagsterInstance, script: list[Day]) -> None:
     simulate(storage, script)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(6 * 3600)
+@settings(PROPERTY, max_examples=LONG_SCRIPTS, derandomize=False)
+@given(script=MESSAGE_CLEANUP_GOES_WRONG | RUNS_GO_WRONG | SCHEDULERS_GO_WRONG | ALL_GOES_WRONG)
+def test_the_promises_hold_on_thousands_of_other_days(storage: DagsterInstance, script: list[Day]) -> None:
+    simulate(storage, script)
+
+
+QUEUED = [(0, 0, 0, 0), (0, 1, 2, 3), (3, 2, 1, 0), (0, 0, 5, 5), (1, 0, 0, 1)]
+
+
+@pytest.mark.parametrize("minutes", [0, 1, 3, 10])
+@pytest.mark.parametrize("queued", QUEUED)
+def test_of_the_runs_that_two_daemons_start_at_four_one_does_work(
+    storage: DagsterInstance, queued: tuple[int, ...], minutes: int
+) -> None:
+    """C11: two daemons on one storage, whose schedules and sensors all look before any has started its run."""
+    race = Race("04:00", ticks=("schedule", "schedule", "sensor", "sensor"))
+    runs = simulate(storage, [Day([USUAL, race], [Fate("good", minutes, queued=queue) for queue in queued])])
+
+    assert sorted(str(run.told) for run in runs) == ["success", "superseded", "superseded", "superseded"]
+    assert [run.claimed for run in runs].count(True) == 1
+
+
+def test_a_daemon_that_is_restarted_every_50_minutes_starts_one_run_each_day(storage: DagsterInstance) -> None:
+    """C16: for three days; it is away for two minutes each time, on the first day over 04:00."""
+    restarts: list[list[Event]] = [[USUAL] for _ in range(3)]
+    for minute in range(40, 3 * 24 * 60 - 50, 50):
+        day, of_day = divmod(minute, 24 * 60)
+        at, until = (f"{then // 60 % 24:02}:{then % 60:02}" for then in (of_day, of_day + 2))
+        restarts[day].append(DaemonDown(at, until))
+
+    runs = simulate(storage, [Day(events) for events in restarts])
+
+    assert [run.told for run in runs] == ["success", "success", "success"]
+    assert len({run.day for run in runs}) == 3
+
+
+def test_a_day_that_was_missed_is_not_made_up(storage: DagsterInstance) -> None:
+    whole_day = DaemonDown("00:30", "00:20")
+    runs = simulate(storage, [Day([USUAL, whole_day]), Day([USUAL])])
+
+    assert [run.told for run in runs] == ["success"]
+
+
+def test_while_a_lost_run_still_works_new_attempts_are_superseded_and_its_own_end_is_the_days(
+    storage: DagsterInstance,
+) -> None:
+    runs = simulate(storage, [Day([USUAL], [Fate("good, but Dagster does not see its end", minutes=270)])])
+
+    first, *others = runs
+    assert first.told == "success"
+    assert [run.told for run in others] == ["superseded"] * len(others)
+    assert others
+
+
+def test_a_promise_that_is_broken_is_told_with_its_script_and_what_came_of_it(
+    storage: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decision, "PAUSES", (timedelta(minutes=1), timedelta(minutes=30)))
+
+    with pytest.raises(BrokenPromise) as caught:
+        simulate(storage, [Day([MessageCleanup("succeeded", "03:07")], [Fate("failed")])])
+
+    told = str(caught.value)
+    assert "04:03:07+00:00 a run is started, although attempt 1 has just failed." in told
+    assert "day 1:\n  MessageCleanup('succeeded', at='03:07')\n  runs of the day: Fate('failed')\n" in told
+    assert "day 1 4:02:02  run 1: failed\n" in told
