@@ -4,12 +4,13 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from dagster import ConfigurableResource, DagsterInstance, DagsterRun, InitResourceContext
 from pydantic import Field, PrivateAttr
 
 from cleanup_pipeline.defs.claim import claim_day, lock_name
+from cleanup_pipeline.gate import day as clock
 from cleanup_pipeline.gate import tags
 from cleanup_pipeline.gate.settings import Settings
 from cleanup_pipeline.postgres import (
@@ -196,7 +197,7 @@ def _night_end(run: DagsterRun | None) -> float | None:
         end = Settings.from_environment(os.environ).night_end(date.fromisoformat(day))
     except ValueError:  # GateConfigurationError is one
         return None  # the gate has said so; a run that was started all the same is not to fail by it
-    left_s = 0.0 if end is None else (end - datetime.now(UTC)).total_seconds()
+    left_s = 0.0 if end is None else (end - clock.utc_now()).total_seconds()
     # A run that somebody starts after the night's end is meant to work.
     return time.monotonic() + left_s if left_s > 0 else None
 

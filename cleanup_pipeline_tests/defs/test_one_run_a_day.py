@@ -1,15 +1,20 @@
 """Of the runs of a day, one works: the claim, in the job itself."""
 
 import json
+import os
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 
 import psycopg
 import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
+from cleanup_pipeline.defs.resources import Observer
 from cleanup_pipeline.demo.data import plant
 from cleanup_pipeline.gate import day
-from cleanup_pipeline_tests.defs.runs import execute_job, messages_of, run_job
+from cleanup_pipeline.gate.look import look
+from cleanup_pipeline.sweep.result import Status
+from cleanup_pipeline_tests.defs.runs import NEVER_ENDING, execute_job, messages_of, metadata_of, run_job
 from cleanup_pipeline_tests.oracle import expected, snapshot
 
 TODAY = str(day.utc_day(day.utc_now()))
@@ -83,6 +88,41 @@ def test_a_step_that_died_before_its_rule_began_makes_the_run_a_failed_one(
     config = {"ops": {"delete_old_declines": {"config": {"retention_days": 0}}}}
     died = run_job(planted, instance, tags=NIGHTLY, config=config)
     assert ended(instance, died.run_id) == (DagsterRunStatus.FAILURE, "failed")
+
+
+def test_at_the_nights_end_a_run_stops_cleanly_and_is_a_good_run_that_tells_what_remains(
+    database: str, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds_before = datetime.combine(date.fromisoformat(TODAY), time(6, 59, 56), tzinfo=UTC)
+    monkeypatch.setattr(day, "utc_now", lambda: seconds_before)
+    monkeypatch.setenv("CLEANUP_NIGHT_ENDS", "07:00")
+    observer = Observer()
+
+    with psycopg.connect(database) as connection:
+        plant(connection, 2000)
+
+    run = run_job(database, instance, tags=NIGHTLY, config=NEVER_ENDING, observer=observer)
+
+    assert ended(instance, run.run_id) == (DagsterRunStatus.SUCCESS, "success")
+    assert {result.status for result in observer.results.values()} == {Status.SUCCESS}
+    sessions = observer.results["expired_sessions"]
+    assert sessions.remaining
+    assert (sessions.affected + sessions.remaining, sessions.error) == (1000, None)
+    assert metadata_of(run, "sessions")["rows_remaining"] == sessions.remaining
+    assert look(instance, seconds_before, os.environ).state == "done"
+
+
+def test_a_run_that_somebody_starts_after_the_nights_end_works(
+    planted: str, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = datetime.combine(date.fromisoformat(TODAY), time(7), tzinfo=UTC)
+    monkeypatch.setattr(day, "utc_now", lambda: after)
+    monkeypatch.setenv("CLEANUP_NIGHT_ENDS", "07:00")
+    observer = Observer()
+
+    run_job(planted, instance, tags=NIGHTLY, observer=observer)
+
+    assert {result.remaining for result in observer.results.values()} == {0}
 
 
 def test_a_manual_run_claims_nothing(planted: str, instance: DagsterInstance) -> None:

@@ -33,7 +33,13 @@ def _tables() -> Iterator[str]:
             starts = "**starts a run**" if case.launch else STATES[case.state]
             yield f"| {_cell(case.name)} | {at} | {starts} | {_cell(case.reason)} |"
         else:
-            yield from ("", f"### {case}", "", "| situation | at (UTC) | the gate | it says |", "| --- | --- | --- | --- |")
+            yield from (
+                "",
+                f"### {case}",
+                "",
+                "| situation | at (UTC) | the gate | it says |",
+                "| --- | --- | --- | --- |",
+            )
 
 
 def _cell(text: str) -> str:

@@ -209,7 +209,9 @@ def _succeeded(now: datetime, attempts: Sequence[Attempt]) -> bool:
     todays = [attempt for attempt in attempts if attempt.day == now.date()]
     runs = [attempt for attempt in todays if attempt.source == "run"]
     run = max(runs, key=lambda attempt: attempt.started or attempt.created, default=None)
-    reports = [attempt.created for attempt in todays if attempt.source == "report" and attempt.created <= now + 5 * MINUTE]
+    reports = [
+        attempt.created for attempt in todays if attempt.source == "report" and attempt.created <= now + 5 * MINUTE
+    ]
     if run is None or run.state == "succeeded":
         return run is not None or bool(reports)
     return bool(reports) and max(reports) >= run.last_known

@@ -1,10 +1,11 @@
 """The gate in virtual time: a script of what happens to schedulers, played on a real Dagster instance's storage.
 
-Ticks and claims are the real ones (`defs/tick.py`, `defs/claim.py`); runs, reports and the clock are the script's. After
-every tick and claim the promises are checked by `promises.py`, from what the script did and never from what was stored.
+Ticks and claims are the real ones (`defs/tick.py`, `defs/claim.py`); runs, reports and the clock are the script's.
+After every tick and claim the promises are checked by `promises.py`, from what the script did and never from what was
+stored.
 
-Ticks are left out where nothing has happened since the last one: the sensor looks right after each event, and at the two
-looks around each instant at which a clock may change the answer.
+Ticks are left out where nothing has happened since the last one: the sensor looks right after each event, and at the
+two looks around each instant at which a clock may change the answer.
 """
 
 import heapq
@@ -141,9 +142,7 @@ class Reexecution(Scripted):
     at: Hour
 
 
-Event = (
-    MessageCleanup | Report | DaemonDown | SwitchedOff | ClockWrong | ScheduleTick | Race | ManualRun | Reexecution
-)
+Event = MessageCleanup | Report | DaemonDown | SwitchedOff | ClockWrong | ScheduleTick | Race | ManualRun | Reexecution
 
 How = Literal[
     "good",
@@ -188,13 +187,13 @@ class Day:
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
-        yield from (f"{event!r}" for event in self.events)
+        yield from map(repr, self.events)
         if self.runs:
             yield f"runs of the day: {', '.join(map(repr, self.runs))}"
         yield from (f"{name}={value}" for name, value in self.settings.items())
 
 
-class BrokenPromise(AssertionError):
+class BrokenPromise(AssertionError):  # noqa: N818 - as the promise is what is broken
     """A promise of the gate did not hold; tells the script and what came of it."""
 
 
@@ -273,13 +272,16 @@ class _World:
         wrong = next((by for start, end, by in self._wrong if start <= at < end), 0)
         return self.first + timedelta(seconds=at + wrong)
 
+    def _timestamp(self) -> float:
+        return self.wall().timestamp()
+
     @contextmanager
     def clocks(self) -> Iterator[None]:
         """Put every clock that the gate and Dagster's storage read, and the environment, under the script."""
         with (
             mock.patch.object(clock, "utc_now", self.wall),
             mock.patch("dagster._time._mockable_get_current_datetime", self.wall),
-            mock.patch("dagster._time._mockable_get_current_timestamp", lambda: self.wall().timestamp()),
+            mock.patch("dagster._time._mockable_get_current_timestamp", self._timestamp),
             mock.patch.object(self.instance, "add_run_tags", self._add_run_tags),
             mock.patch.object(self.instance, "get_run_records", self._read_once("runs", self.instance.get_run_records)),
             mock.patch.object(
@@ -309,12 +311,13 @@ class _World:
         return read_once
 
     def at(self, time: int, act: Callable[[], None], *, starts_run: bool = False) -> None:
-        heapq.heappush(self._agenda, _Action(time, next(self._places), act, starts_run))
+        if 0 <= time < len(self.script) * DAY_S:
+            heapq.heappush(self._agenda, _Action(time, next(self._places), act, starts_run))
 
     def look_after(self, time: int) -> None:
         """Have the sensor look at its first tick after `time`."""
         look = ((time - LOOKS_AT_S) // SENSOR_S + 1) * SENSOR_S + LOOKS_AT_S
-        if look not in self._looks and look < len(self.script) * DAY_S:
+        if look not in self._looks:
             self._looks.add(look)
             self.at(look, self._sensor_tick)
 
@@ -331,7 +334,7 @@ class _World:
             for event in day.events:
                 self._plan(place, event)
             self._plan_clock(place, day)
-        while self._agenda and self._agenda[0].at < len(self.script) * DAY_S:
+        while self._agenda:
             self._next(heapq.heappop(self._agenda))
 
     def _next(self, action: _Action) -> None:
@@ -496,9 +499,8 @@ class _World:
         said = "starts a run" if isinstance(answer, RunRequest) else answer.skip_message
         of = f" of {of_day}" if of_day else ""
         self._tell(f"the {trigger}'s tick{of}: {said}")
-        promises.check_tick(
-            self.wall(), of_day, self.attempts, self.runs, self._today().settings, request and request.tags
-        )
+        started = None if request is None else request.tags
+        promises.check_tick(self.wall(), of_day, self.attempts, self.runs, self._today().settings, started)
         return request
 
     # Runs.
@@ -657,7 +659,7 @@ class _World:
         script = [
             line
             for place, day in enumerate(self.script)
-            for line in (f"day {place + 1}:", *(f"  {said}" for said in day.lines() or ["nothing"]))
+            for line in (f"day {place + 1}:", *(f"  {said}" for said in day.lines()))
         ]
         return "\n".join(["", broken, "", "The script:", *script, "", "What came of it:", *self.lines[-60:]])
 
