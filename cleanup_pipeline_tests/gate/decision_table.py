@@ -1,4 +1,4 @@
-"""The decision table of docs/gate.md, from the cases of test_decision.py: `python -m …gate.decision_table` writes it."""
+"""The decision table of docs/gate.md, from the cases of test_decision.py; as a program it writes them down."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,13 +33,8 @@ def _tables() -> Iterator[str]:
             starts = "**starts a run**" if case.launch else STATES[case.state]
             yield f"| {_cell(case.name)} | {at} | {starts} | {_cell(case.reason)} |"
         else:
-            yield from (
-                "",
-                f"### {case}",
-                "",
-                "| situation | at (UTC) | the gate | it says |",
-                "| --- | --- | --- | --- |",
-            )
+            yield from ("", f"### {case}", "", "| situation | at (UTC) | the gate | it says |")
+            yield "| --- | --- | --- | --- |"
 
 
 def _cell(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Literal
 
 MESSAGE_CLEANUP_AT = time(3)
 MINUTE = timedelta(minutes=1)
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 Stage = Literal["queued", "starting", "started", "canceling", "ended"]
 
@@ -22,7 +23,7 @@ LIMITS: Mapping[Stage, timedelta] = {
 }
 
 
-class Broken(AssertionError):
+class Broken(AssertionError):  # noqa: N818 - as the promise is what is broken
     """A promise does not hold."""
 
 
@@ -56,7 +57,7 @@ class Run:
     day: date
     created: datetime
     stage: Stage = "queued"
-    since: datetime = datetime.min.replace(tzinfo=UTC)
+    since: datetime = LONG_AGO
     told: str | None = None
     claimed: bool = False
     holds_lock: bool = False
@@ -209,9 +210,8 @@ def _succeeded(now: datetime, attempts: Sequence[Attempt]) -> bool:
     todays = [attempt for attempt in attempts if attempt.day == now.date()]
     runs = [attempt for attempt in todays if attempt.source == "run"]
     run = max(runs, key=lambda attempt: attempt.started or attempt.created, default=None)
-    reports = [
-        attempt.created for attempt in todays if attempt.source == "report" and attempt.created <= now + 5 * MINUTE
-    ]
+    finished = [attempt.created for attempt in todays if attempt.source == "report"]
+    reports = [when for when in finished if when <= now + 5 * MINUTE]
     if run is None or run.state == "succeeded":
         return run is not None or bool(reports)
     return bool(reports) and max(reports) >= run.last_known
