@@ -344,10 +344,15 @@ class Session:
     def transaction(self, limits: Limits, *, writes: bool = False) -> Iterator["Transaction"]:
         """Run a transaction with every setting pinned; it commits at the end of the block, or rolls back.
 
-        Raises `LostConnectionError` where the connection broke before the commit, `CommitInDoubtError` where it broke
-        during it, and the server's own error otherwise.
+        Raises `LostConnectionError` where the connection broke before the commit or can't be made again,
+        `CommitInDoubtError` where it broke during it, and the server's own error otherwise.
         """
-        connection = self.connection
+        try:
+            connection = self.connection
+        except UnreachableError as error:
+            if self.generation == 0:
+                raise
+            raise LostConnectionError(str(error)) from None
         connection.patience_s = limits.statement_s + _SILENCE_S
         try:
             connection.execute(self._begin(limits, writes=writes))

@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,11 +28,22 @@ from cleanup_pipeline.postgres import Limits
 from cleanup_pipeline.rules import RULES
 from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED
 from cleanup_pipeline.sweep.result import Status
+from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline_tests.databases import fresh_database
 from cleanup_pipeline_tests.oracle import Tables, expected, snapshot
 from cleanup_pipeline_tests.servers import Server, server
 from cleanup_pipeline_tests.sweep import client
-from cleanup_pipeline_tests.sweep.steps import NOW, TINY, connected, few_rows_a_page, session_on, sweep_all
+from cleanup_pipeline_tests.sweep.steps import (
+    NOW,
+    TINY,
+    connect,
+    connected,
+    few_rows_a_page,
+    finish,
+    options,
+    session_on,
+    sweep_all,
+)
 from cleanup_pipeline_tests.sweep.wire import At, Fault, Then, laid
 
 App = Connection[Any]
@@ -216,6 +228,23 @@ def test_a_transaction_that_a_crashed_server_has_never_heard_of_was_not_committe
         with session.transaction(Limits(1.0)) as transaction:
             (next_xid,) = transaction.one(sql.SQL("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"))
         assert session.settled(next_xid + 1000) is False
+
+
+def test_a_server_that_restarts_between_two_rules_is_waited_for(crashable: Server) -> None:
+    with planted(crashable) as url:
+        with connected(url) as app:
+            want = expected(app, NOW)
+        with session_on(url) as session:
+            connect(session)
+            for rule in RULES:
+                session.close()  # as a rule does that finds it broken at its end
+                crashable.crash()
+                restart = threading.Timer(1.0, crashable.start)
+                restart.start()
+                result = finish(Sweep(rule, session, options()))
+                restart.join()
+                assert result.status is Status.SUCCESS, result.error
+        assert read(url) == want
 
 
 @pytest.mark.parametrize("moment", moments(seed=1, of_each=1), ids=str)
