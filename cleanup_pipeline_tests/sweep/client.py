@@ -1,7 +1,7 @@
 """A run of every rule as a process of its own, to be killed, frozen and cut off: `python -m … URL PACE [forever]`.
 
-At the end it prints one line of JSON, rule by rule as in `run --json`. With `forever` as a third argument it runs the
-rules time and again until its input ends, and prints a line for each round.
+At the end it prints, as JSON, what became of each rule, as in `run --json`. With `forever` it runs the rules time and
+again until its input ends, and prints a list of the rounds.
 """
 
 import json
@@ -19,18 +19,19 @@ NAME = "the client"
 PACES = {pace.name: pace for pace in (DEFAULT, FULL_SPEED, TINY)}
 
 
-def run(url: str, pace: str) -> None:
+def run(url: str, pace: str) -> dict[str, dict[str, object]]:
     with Session(Database.parse(url), NAME) as session:
         results = [finish(Sweep(rule, session, Options(NOW, PACES[pace]))) for rule in RULES]
-    print(json.dumps({result.rule: result.as_json() for result in results}), flush=True)  # noqa: T201
+    return {result.rule: result.as_json() for result in results}
 
 
 def main() -> None:
     postgres._SILENCE_S = 2.0  # a test's server is silent for good at once
     url, pace, *forever = sys.argv[1:]
-    run(url, pace)
+    rounds = [run(url, pace)]
     while forever and not select.select([sys.stdin], [], [], 0)[0]:
-        run(url, pace)
+        rounds.append(run(url, pace))
+    print(json.dumps(rounds if forever else rounds[0]), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
