@@ -18,6 +18,8 @@ from cleanup_pipeline_tests.databases import fresh_database, name_of
 from cleanup_pipeline_tests.oracle import Tables
 from cleanup_pipeline_tests.servers import server
 
+pytest_plugins = ["cleanup_pipeline_tests.bullmq"]
+
 SERVER = pytest.StashKey[str]()
 STOP = pytest.StashKey[ExitStack]()
 OLDER = pytest.StashKey[dict[int, str]]()

@@ -25,7 +25,7 @@ from dagster import (
 from cleanup_pipeline.gate import tags
 from cleanup_pipeline.gate.day import clock, utc_day
 from cleanup_pipeline.gate.runs import DayRun, RunStatus
-from cleanup_pipeline.gate.signals import Signal, State, attempt_day, one_line
+from cleanup_pipeline.gate.signals import CLOCK_SKEW, Signal, State, attempt_day, one_line
 
 MESSAGE_CLEANUP = AssetKey(["chat_service", "message_cleanup"])
 """The external asset that stands for chat-service's message cleanup."""
@@ -43,12 +43,11 @@ MAX_RUNTIME_TAG = "dagster/max_runtime"
 RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 FAILURE_REASON_TAG = "dagster/failure_reason"
 
-# How far a reporting service's clock may be ahead of ours.
-CLOCK_SKEW = timedelta(minutes=5)
 # From here on a number can't be seconds (it would be the year 5138): it is milliseconds, as JavaScript counts.
 _MILLISECONDS_FROM = 1e11
-# Far more than two days bring, and few enough to be read in a moment.
-_MOST_RECORDS = 500
+MOST_RECORDS = 500
+"""Far more than two days bring, and few enough to be read in a moment."""
+
 
 _UNFINISHED: dict[DagsterRunStatus, Literal["queued", "running"]] = {
     DagsterRunStatus.QUEUED: "queued",
@@ -73,8 +72,8 @@ class MessageCleanupRuns:
 
     def signals(self, now: datetime) -> Sequence[Signal]:
         """Return the attempts among the runs that were created since yesterday."""
-        created = RunsFilter(job_name=self.job, created_after=_yesterday(now))
-        records = self.instance.get_run_records(created, limit=_MOST_RECORDS)
+        created = RunsFilter(job_name=self.job, created_after=yesterday(now))
+        records = self.instance.get_run_records(created, limit=MOST_RECORDS)
         ours = (record for record in records if self.location in (None, location_of(record.dagster_run)))
         return [signal for record in ours if (signal := _signal_of_run(record))]
 
@@ -89,8 +88,8 @@ class MessageCleanupReports:
 
     def signals(self, now: datetime) -> Sequence[Signal]:
         """Return the successes that were reported since yesterday."""
-        since = AssetRecordsFilter(asset_key=MESSAGE_CLEANUP, after_timestamp=_yesterday(now).timestamp())
-        records = self.instance.fetch_materializations(since, limit=_MOST_RECORDS).records
+        since = AssetRecordsFilter(asset_key=MESSAGE_CLEANUP, after_timestamp=yesterday(now).timestamp())
+        records = self.instance.fetch_materializations(since, limit=MOST_RECORDS).records
         runs = self._runs_of(records)
         return [_signal_of_report(record, runs.get(record.run_id), now) for record in records]
 
@@ -121,7 +120,8 @@ def location_of(run: DagsterRun) -> str | None:
     return location or None
 
 
-def _yesterday(now: datetime) -> datetime:
+def yesterday(now: datetime) -> datetime:
+    """Return the beginning of the UTC day before."""
     return datetime.combine(utc_day(now) - timedelta(days=1), datetime.min.time(), tzinfo=UTC)
 
 

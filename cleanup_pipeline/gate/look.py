@@ -5,6 +5,7 @@ from datetime import datetime
 
 from dagster import DagsterInstance
 
+from cleanup_pipeline.gate.bullmq import MessageCleanupJobs
 from cleanup_pipeline.gate.dagster_facts import MessageCleanupReports, MessageCleanupRuns, day_runs
 from cleanup_pipeline.gate.day import utc_day
 from cleanup_pipeline.gate.decision import Decision, decide, undecided
@@ -29,4 +30,7 @@ def look(instance: DagsterInstance, now: datetime, environment: Mapping[str, str
 
 
 def _sources(instance: DagsterInstance, settings: Settings) -> list[SignalSource]:
-    return [MessageCleanupRuns(instance, settings.job, settings.location), MessageCleanupReports(instance)]
+    sources: list[SignalSource] = []
+    if settings.redis_url:
+        sources.append(MessageCleanupJobs(settings.redis_url, settings.redis_prefix))
+    return [*sources, MessageCleanupRuns(instance, settings.job, settings.location), MessageCleanupReports(instance)]

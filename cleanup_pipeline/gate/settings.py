@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from typing import Literal
 
@@ -29,6 +29,7 @@ class Settings:
 
     `deadline` is the hour (UTC) from which a closed gate is late. `night_ends` is the hour (UTC) at which a nightly run
     stops cleanly. `job` and `location` name the Dagster job that is message cleanup; without a location, in any.
+    `redis_url` is BullMQ's Redis (None: not looked at), as it was given; `redis_prefix` what its keys begin with.
     """
 
     gate_on: bool = True
@@ -37,6 +38,8 @@ class Settings:
     night_ends: time | None = None
     job: str = "message_cleanup"
     location: str | None = None
+    redis_url: str | None = field(default=None, repr=False)
+    redis_prefix: str | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
@@ -53,6 +56,8 @@ class Settings:
             night_ends=_hour(environment, "CLEANUP_NIGHT_ENDS"),
             job=_text(environment, "MESSAGE_CLEANUP_DAGSTER_JOB") or defaults.job,
             location=_text(environment, "MESSAGE_CLEANUP_DAGSTER_LOCATION"),
+            redis_url=_text(environment, "MESSAGE_CLEANUP_REDIS_URL"),
+            redis_prefix=_text(environment, "MESSAGE_CLEANUP_REDIS_PREFIX"),
         )
 
     def night_end(self, day: date) -> datetime | None:

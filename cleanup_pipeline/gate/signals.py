@@ -3,11 +3,14 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Literal, Protocol
 
 Source = Literal["bullmq", "dagster_run", "materialization"]
 State = Literal["succeeded", "running", "retrying", "failed", "waiting", "unknown", "unreachable"]
+
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far the clock of whoever tells of an attempt may be ahead of ours."""
 
 _LONGEST_LINE = 200
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -20,6 +23,7 @@ class Signal:
     `at` is when the attempt finished (succeeded, failed), started (running), will be tried (retrying) or is due
     (waiting). `day` is the UTC day that the attempt belongs to, see `attempt_day`; None where there is no attempt.
     `started` is when it started or, for one that has not, when it was made. `detail` is one line for a person.
+    `attempt` is the source's own name of an attempt that has ended, `scheduled` what that was scheduled for.
     """
 
     source: Source
@@ -28,6 +32,8 @@ class Signal:
     day: date | None = None
     started: datetime | None = None
     detail: str | None = None
+    attempt: str | None = None
+    scheduled: datetime | None = None
 
     @property
     def began(self) -> datetime:

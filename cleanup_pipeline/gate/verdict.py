@@ -123,5 +123,5 @@ def _spoken(signal: Signal, day: date) -> str:
         case "failed":
             said = f"Message cleanup failed at {when} ({source})"
         case _:
-            said = f"Message cleanup has been due since {when} and not started ({source})"
+            said = f"Message cleanup is due at {when} and has not started ({source})"
     return f"{said}: {signal.detail}" if signal.detail else said

@@ -144,7 +144,7 @@ HEADED_CASES: list[str | Case] = [
         now="04:00",
         state="waiting",
         signals=(signal("bullmq", "waiting", "03:00", detail="the queue is paused"),),
-        reason="Message cleanup has been due since 03:00:00 UTC and not started (BullMQ): the queue is paused.",
+        reason="Message cleanup is due at 03:00:00 UTC and has not started (BullMQ): the queue is paused.",
     ),
     Case(
         "a message cleanup that failed closes it, with the reason",
@@ -176,7 +176,7 @@ HEADED_CASES: list[str | Case] = [
         now="04:00",
         state="waiting",
         signals=(SUCCEEDED, signal("dagster_run", "waiting", "03:55", started="03:55")),
-        reason="Message cleanup has been due since 03:55:00 UTC and not started (Dagster run).",
+        reason="Message cleanup is due at 03:55:00 UTC and has not started (Dagster run).",
     ),
     Case(
         "a failure of yesterday's attempt does not hide today's success",
