@@ -1,7 +1,8 @@
 """What a tick does, schedule's or sensor's: ask the gate, then start the day's run or say why not."""
 
+import logging
 import os
-from datetime import date
+from datetime import date, datetime
 from typing import Literal
 
 from dagster import DagsterInstance, RunRequest, SkipReason
@@ -9,6 +10,8 @@ from dagster import DagsterInstance, RunRequest, SkipReason
 from cleanup_pipeline.gate import day, tags
 from cleanup_pipeline.gate.decision import Decision
 from cleanup_pipeline.gate.look import look
+from cleanup_pipeline.gate.record import record_attempts
+from cleanup_pipeline.gate.signals import describe
 
 JOB = "session_cleanup"
 
@@ -25,7 +28,16 @@ def tick(
     if of_day not in (None, today):
         return SkipReason(f"This tick belongs to {of_day} and it is {today}: a missed day is not made up.")
     decision = look(instance, now, os.environ)
+    _record(instance, decision, now)
     return _run_request(decision, trigger) if decision.launch else SkipReason(decision.reason)
+
+
+def _record(instance: DagsterInstance, decision: Decision, now: datetime) -> None:
+    """Record what was found; that it can't be recorded is no reason not to start the run."""
+    try:
+        record_attempts(instance, decision.signals, now)
+    except Exception as error:
+        logging.getLogger(__name__).warning("What BullMQ told can't be recorded: %s", describe(error))
 
 
 def _run_request(decision: Decision, trigger: str) -> RunRequest:
