@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import redis
@@ -22,16 +22,11 @@ from filelock import FileLock
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cleanup_pipeline_tests.servers import skip_or_fail
+
 HERE = Path(__file__).parent / "gate"
 KEYS = "bull:after-hours-message-cleanup:"
 _PATIENCE_S = 30.0
-
-
-def unavailable(what: str) -> NoReturn:
-    """Skip for want of `what`; CI, where nothing may be skipped, fails instead."""
-    if os.environ.get("CLEANUP_TEST_SKIP_NOTHING"):
-        pytest.fail(f"{what} is missing, and nothing may be skipped here.")
-    pytest.skip(f"{what} is missing (Debian: apt-get install redis-server nodejs npm)")
 
 
 def until(true: Callable[[], object], what: str) -> None:
@@ -47,7 +42,7 @@ def redis_server(folder: Path, *arguments: str, url: str = "", **client: Any) ->
     """Start a Redis server that keeps nothing, on a unix socket in `folder` and what the arguments add."""
     program = shutil.which("redis-server")
     if program is None:
-        unavailable("redis-server")
+        skip_or_fail("redis-server is missing.")
     # A socket's path is short.
     with tempfile.TemporaryDirectory(prefix="redis-") as short, (folder / "redis.log").open("ab") as log:
         path = f"{short}/s"
@@ -142,7 +137,7 @@ class BullMQ:
 def node_modules() -> Path:
     """Install the packages of package.json, once for all workers and runs."""
     if shutil.which("node") is None or shutil.which("npm") is None:
-        unavailable("Node.js with npm")
+        skip_or_fail("Node.js with npm is missing.")
     wanted = (HERE / "package.json").read_bytes()
     folder = Path(tempfile.gettempdir()) / f"cleanup-pipeline-{os.getuid()}-{sha256(wanted).hexdigest()[:16]}"
     with FileLock(f"{folder}.lock"):
@@ -154,7 +149,7 @@ def node_modules() -> Path:
                 command = ["npm", "install", "--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund"]
                 done = subprocess.run(command, cwd=made, timeout=300, capture_output=True, text=True, check=False)
                 if done.returncode:
-                    unavailable(f"BullMQ (npm install: {done.stderr[-500:]})")
+                    skip_or_fail(f"BullMQ is missing (npm install: {done.stderr[-500:]}).")
                 made.rename(folder)
     return folder / "node_modules"
 

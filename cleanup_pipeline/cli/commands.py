@@ -9,6 +9,7 @@ import click
 from cleanup_pipeline.cli.errors import ExitCode, bug
 from cleanup_pipeline.cli.options import (
     Request,
+    at_option,
     how_options,
     json_option,
     request_for,
@@ -91,6 +92,14 @@ def doctor(**given: Any) -> int:
 def grants(**given: Any) -> int:
     """Print the exact grants that the rules need, to be run by the tables' owner."""
     return _answer("grants", request_for(**given), Unfinished)
+
+
+@cli.command()
+@at_option
+@json_option
+def report_message_cleanup(**given: Any) -> int:
+    """Record by hand that message cleanup has succeeded, for the UTC day of T."""
+    return _answer("report_message_cleanup", request_for(**given), Unfinished)
 
 
 def _answer(name: str, request: Request, if_interrupted: Callable[[], Answer]) -> int:

@@ -1,5 +1,6 @@
 """`doctor`: what preflight finds for every rule, with what to do about it."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,10 +12,13 @@ from cleanup_pipeline.cli.options import Request
 from cleanup_pipeline.cli.output import Stream, Streams
 from cleanup_pipeline.cli.report import document
 from cleanup_pipeline.cli.watch import Watch
+from cleanup_pipeline.gate.old_job import QUEUE, old_schedulers
+from cleanup_pipeline.gate.redis_client import RedisUnavailable
+from cleanup_pipeline.gate.settings import GateConfigurationError, Settings
 from cleanup_pipeline.postgres import CleanupError, Session, explain
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep import preflight
-from cleanup_pipeline.sweep.finding import Finding
+from cleanup_pipeline.sweep.finding import Finding, Severity
 from cleanup_pipeline.sweep.result import Status, worst
 
 
@@ -30,9 +34,10 @@ class Examined:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found about all of them."""
+    """What was found about all of them, and `elsewhere`: that never keeps a rule from running."""
 
     examined: Sequence[Examined]
+    elsewhere: Sequence[Finding] = ()
 
     @property
     def _status(self) -> Status:
@@ -51,20 +56,21 @@ class Diagnosis:
                 "rules": {
                     one.rule: {
                         "status": one.status.value,
-                        "findings": [
-                            {"severity": finding.severity.value, "what": finding.what, "do": finding.do or None}
-                            for finding in one.findings
-                        ],
+                        "findings": [_as_json(finding) for finding in one.findings],
                         "error": one.error,
                     }
                     for one in self.examined
                 },
+                "elsewhere": [_as_json(finding) for finding in self.elsewhere],
             }
         )
 
     def as_text(self, _: Stream) -> str:
         """Each finding on a line, what to do on the next."""
-        return "".join(f"{line}\n" for one in self.examined for line in _lines(one))
+        lines = [line for one in self.examined for line in _lines(one)]
+        if self.elsewhere:
+            lines += ["elsewhere:", *_lines_of(self.elsewhere)]
+        return "".join(f"{line}\n" for line in lines)
 
     def sentences(self) -> Iterator[str]:
         """Which rules would not run."""
@@ -77,10 +83,18 @@ class Diagnosis:
 
 def _lines(one: Examined) -> Iterator[str]:
     yield f"{one.rule}: {'ready' if one.status is Status.SUCCESS else one.status.value}"
-    for finding in one.findings:
+    yield from _lines_of(one.findings)
+
+
+def _lines_of(findings: Sequence[Finding]) -> Iterator[str]:
+    for finding in findings:
         yield f"  {finding.severity.value}: {finding.what}"
         if finding.do:
             yield f"    {finding.do}"
+
+
+def _as_json(finding: Finding) -> dict[str, str | None]:
+    return {"severity": finding.severity.value, "what": finding.what, "do": finding.do or None}
 
 
 def work(request: Request, _: Streams, __: Watch) -> Diagnosis:
@@ -89,7 +103,7 @@ def work(request: Request, _: Streams, __: Watch) -> Diagnosis:
         session = Session(the_database())
         session.connection  # noqa: B018 -- to see whether there is one
     with session:
-        return Diagnosis([_examine(rule, session) for rule in request.rules])
+        return Diagnosis([_examine(rule, session) for rule in request.rules], _look_for_the_old_job())
 
 
 def _examine(rule: Rule, session: Session) -> Examined:
@@ -100,3 +114,25 @@ def _examine(rule: Rule, session: Session) -> Examined:
     except psycopg.Error as error:
         return Examined(rule.name, Status.FAILED, error=f"{explain(error)}.")
     return Examined(rule.name, Status.REFUSED if report.refusals else Status.SUCCESS, report.findings)
+
+
+def _look_for_the_old_job() -> list[Finding]:
+    """Warn where Redis still plans the job that this pipeline replaces; without Redis nothing is known of it."""
+    try:
+        settings = Settings.from_environment(os.environ)
+        if settings.redis_url is None:
+            return []
+        found = old_schedulers(settings.redis_url, settings.redis_prefix)
+    except GateConfigurationError as error:
+        return [Finding(Severity.WARNING, str(error))]
+    except RedisUnavailable as error:
+        return [Finding(Severity.WARNING, f"Whether the old job still lives in Redis can't be told: {error}.")]
+    return [
+        Finding(
+            Severity.WARNING,
+            f"The old job still lives in Redis and deletes on its own: scheduler {scheduler.name} of queue {QUEUE}"
+            + (f", next at {scheduler.due.isoformat()}." if scheduler.due else "."),
+            scheduler.how_to_remove,
+        )
+        for scheduler in found
+    ]

@@ -36,6 +36,7 @@ class Request:
     allow_share: float | None = None
     reason: str | None = None
     role: str | None = None
+    at: str | None = None
     record: bool = True
     sure: bool = False
     as_json: bool = False
@@ -65,13 +66,17 @@ def _share(given: str) -> float:
     return float(given)
 
 
-def _instant(given: str) -> str:
+def _instant(name: str) -> Callable[[str], str]:
     """Let through what can be read as an instant with a zone."""
-    try:
-        parse_as_of(given)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-    return given
+
+    def read(given: str) -> str:
+        try:
+            parse_as_of(given, name)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+        return given
+
+    return read
 
 
 def _together(options: Sequence[Callable[[C], C]]) -> Callable[[C], C]:
@@ -91,6 +96,12 @@ rule_option: Callable[[C], C] = click.option(
     type=click.Choice([rule.name for rule in RULES_ON]),
     help=f"Only this rule; may be given again. Rules: {', '.join(rule.name for rule in RULES_ON)}.",
 )
+at_option: Callable[[C], C] = click.option(
+    "--at",
+    type=_instant("T"),
+    metavar="T",
+    help="When it finished, ISO 8601 with a zone, not in the future. Default: now.",
+)
 json_option: Callable[[C], C] = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 what_options: Callable[[C], C] = _together(
@@ -98,7 +109,7 @@ what_options: Callable[[C], C] = _together(
         rule_option,
         click.option(
             "--as-of",
-            type=_instant,
+            type=_instant("as_of"),
             metavar="T",
             help="Measure age against this instant, ISO 8601 with a zone, not in the future. Default: now.",
         ),

@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 _EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 
 
-def parse_as_of(given: str) -> datetime:
-    """Read ISO 8601 with a zone (`Z` or an offset). Raises `ValueError`, whose text says what is wrong."""
+def parse_as_of(given: str, name: str = "as_of") -> datetime:
+    """Read ISO 8601 with a zone (`Z` or an offset). Raises `ValueError`, whose text says what is wrong with `name`."""
     try:
         as_of = datetime.fromisoformat(given)
     except ValueError:
-        raise ValueError(f"as_of {given!r} is not ISO 8601, such as 2026-11-24T04:00:00Z.") from None
+        raise ValueError(f"{name} {given!r} is not ISO 8601, such as 2026-11-24T04:00:00Z.") from None
     if as_of.tzinfo is None:
-        raise ValueError(f"as_of {given!r} has no zone: add Z or an offset, such as 2026-11-24T04:00:00Z.")
+        raise ValueError(f"{name} {given!r} has no zone: add Z or an offset, such as 2026-11-24T04:00:00Z.")
     if as_of < _EARLIEST:
-        raise ValueError(f"as_of {given!r} lies before {_EARLIEST.year}.")
+        raise ValueError(f"{name} {given!r} lies before {_EARLIEST.year}.")
     try:
         return as_of.astimezone(UTC)
     except OverflowError:
-        raise ValueError(f"as_of {given!r} lies after the year 9999.") from None
+        raise ValueError(f"{name} {given!r} lies after the year 9999.") from None
 
 
 def choose_as_of(session: "Session", given: str | None) -> datetime:
