@@ -3,13 +3,14 @@
 from dagster import DefaultScheduleStatus, RunRequest, ScheduleEvaluationContext, SkipReason, schedule
 
 from cleanup_pipeline.defs.tick import JOB, tick
-from cleanup_pipeline.gate.day import NIGHTLY_AT, utc_day
+from cleanup_pipeline.gate.day import NIGHTLY_CRON, utc_day
+from cleanup_pipeline.gate.pause import SCHEDULE
 
 
 @schedule(
-    name="session_cleanup_daily",
+    name=SCHEDULE,
     job_name=JOB,
-    cron_schedule=f"{NIGHTLY_AT.minute} {NIGHTLY_AT.hour} * * *",
+    cron_schedule=NIGHTLY_CRON,
     execution_timezone="UTC",
     default_status=DefaultScheduleStatus.RUNNING,
     description="Starts the day's run at 04:00 UTC if message cleanup has succeeded; else the sensor starts it later.",

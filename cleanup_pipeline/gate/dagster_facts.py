@@ -1,7 +1,7 @@
 """What a Dagster instance knows: attempts of message cleanup, and the day's own runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, cast
@@ -47,7 +47,8 @@ FAILURE_REASON_TAG = "dagster/failure_reason"
 _MILLISECONDS_FROM = 1e11
 MOST_RECORDS = 500
 """Far more than two days bring, and few enough to be read in a moment."""
-
+# A day brings one, and an incident some of single rules.
+_MOST_GOOD = 100
 
 _UNFINISHED: dict[DagsterRunStatus, Literal["queued", "running"]] = {
     DagsterRunStatus.QUEUED: "queued",
@@ -110,6 +111,13 @@ def day_runs(instance: DagsterInstance, day: date) -> list[DayRun]:
 def latest_runs(instance: DagsterInstance, job: str, limit: int) -> list[DayRun]:
     """Return the last runs of the job, manual ones included, newest first. Raises what Dagster's storage raises."""
     return [_day_run(instance, record) for record in instance.get_run_records(RunsFilter(job_name=job), limit=limit)]
+
+
+def complete_good_runs(instance: DagsterInstance, ops: Set[str]) -> list[DayRun]:
+    """Return the last good runs: the nights', and those that people started of all `ops`, newest first."""
+    records = instance.get_run_records(RunsFilter(tags={tags.OUTCOME: "success"}), limit=_MOST_GOOD)
+    runs = ((record.dagster_run, _day_run(instance, record)) for record in records)
+    return [run for stored, run in runs if run.good and (run.day or ops <= set(stored.step_keys_to_execute or ()))]
 
 
 def location_of(run: DagsterRun) -> str | None:
@@ -224,7 +232,7 @@ def _day_run(instance: DagsterInstance, record: RunRecord) -> DayRun:
     outcome = _own_outcome(run)
     return DayRun(
         run_id=run.run_id,
-        day=_day_of_tag(run.tags.get(tags.DAY)),
+        day=day_of(run.tags.get(tags.DAY)),
         trigger=run.tags.get(tags.TRIGGER),
         status=_status(run, outcome),
         created=record.create_timestamp,
@@ -256,7 +264,8 @@ def _status(run: DagsterRun, outcome: tags.Outcome | None) -> RunStatus:
     return "interrupted" if run.status is DagsterRunStatus.CANCELED else "failed"
 
 
-def _day_of_tag(text: str | None) -> date | None:
+def day_of(text: str | None) -> date | None:
+    """Read the day in the tag `cleanup/day`; what is no day is none."""
     try:
         return date.fromisoformat(text or "")
     except ValueError:

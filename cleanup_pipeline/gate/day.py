@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 NIGHTLY_AT = time(4)
 """When a day's run is due, in UTC: one hour after message cleanup."""
+NIGHTLY_CRON = f"{NIGHTLY_AT.minute} {NIGHTLY_AT.hour} * * *"
 
 
 def utc_now() -> datetime:
