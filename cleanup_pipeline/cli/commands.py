@@ -102,6 +102,24 @@ def report_message_cleanup(**given: Any) -> int:
     return _answer("report_message_cleanup", request_for(**given), Unfinished)
 
 
+@cli.command()
+@click.option("--reason", required=True, metavar="TEXT", help="Why; `status`, the UI and alerts show it.")
+@json_option
+def pause(**given: Any) -> int:
+    """Switch schedule and sensor off: nothing starts by itself."""
+    request = request_for(**given)
+    if request.reason is None:
+        raise click.UsageError("--reason is empty: say why.")
+    return _answer("pause", request, Unfinished)
+
+
+@cli.command()
+@json_option
+def resume(**given: Any) -> int:
+    """Switch schedule and sensor on again."""
+    return _answer("resume", request_for(**given), Unfinished)
+
+
 def _answer(name: str, request: Request, if_interrupted: Callable[[], Answer]) -> int:
     """Do what `work` in the module of that name does, and tell what came of it; returns the exit code."""
     with open_streams() as streams:

@@ -21,6 +21,7 @@ from cleanup_pipeline.gate import day
 from cleanup_pipeline.gate.dagster_facts import latest_runs
 from cleanup_pipeline.gate.decision import Decision
 from cleanup_pipeline.gate.look import look
+from cleanup_pipeline.gate.pause import Pause, find_pause
 from cleanup_pipeline.gate.runs import DayRun
 from cleanup_pipeline.gate.signals import Signal, describe
 from cleanup_pipeline.postgres import CleanupError, Session, explain
@@ -39,6 +40,7 @@ class Standing:
     runs: Sequence[DayRun]
     backlog: Sequence[Plan]
     troubles: Sequence[str]
+    pause: Pause | None = None
 
     code = ExitCode.DONE
 
@@ -54,7 +56,7 @@ class Standing:
         return document(
             {
                 "gate": self.gate.to_json(),
-                "paused": None,
+                "paused": self.pause and self.pause.to_json(),
                 "next_tick": self.next_tick.isoformat(),
                 "runs": [run.to_json() for run in self.runs],
                 "rules": {
@@ -72,10 +74,15 @@ class Standing:
         backlog = [(planned.rule, planned.candidates, planned.oldest) for planned in self.backlog]
         return (
             f"Gate: {self.gate.state}. {self.gate.reason}\n"
-            f"Next tick: {self.next_tick.isoformat()}\n\n"
+            f"{self._when_next()}\n\n"
             + (f"{table(('run', 'day', 'trigger', 'status', 'started', 'ended'), runs, stream)}\n" if runs else "")
             + f"{table(('rule', 'rows to clean', 'oldest'), backlog, stream)}"
         )
+
+    def _when_next(self) -> str:
+        if self.pause is None:
+            return f"Next tick: {self.next_tick.isoformat()}"
+        return f"{self.pause.sentence()} No tick comes; cleanup-pipeline resume goes on."
 
     def sentences(self) -> Iterator[str]:
         """What could not be looked at."""
@@ -89,10 +96,11 @@ def work(request: Request, _: Streams, __: Watch) -> Standing:
     with ExitStack() as stack:
         instance = _instance(stack, troubles)
         if instance is None:
-            gate, runs = _gate_without_dagster(stack, now, troubles[0]), []
+            gate, runs, paused = _gate_without_dagster(stack, now, troubles[0]), [], None
         else:
             gate, runs = look(instance, now, os.environ), _runs(instance, troubles)
-    return Standing(now, gate, runs, _backlog(request, troubles), troubles)
+            paused = _pause(instance, troubles)
+    return Standing(now, gate, runs, _backlog(request, troubles), troubles, paused)
 
 
 def _instance(stack: ExitStack, troubles: list[str]) -> DagsterInstance | None:
@@ -130,6 +138,14 @@ def _runs(instance: DagsterInstance, troubles: list[str]) -> list[DayRun]:
     except Exception as error:
         troubles.append(f"The last runs can't be read: {describe(error)}.")
         return []
+
+
+def _pause(instance: DagsterInstance, troubles: list[str]) -> Pause | None:
+    try:
+        return find_pause(instance)
+    except Exception as error:
+        troubles.append(f"Whether it is paused can't be read: {describe(error)}.")
+        return None
 
 
 def _backlog(request: Request, troubles: list[str]) -> list[Plan]:
