@@ -16,6 +16,6 @@ def work(_: Request, __: Streams, watch: Watch) -> Switched:
         return Switched(None, "It was not paused: schedule and sensor are on.")
     return Switched(
         None,
-        f"Resumed; schedule and sensor are on. {ended.sentence()} The sensor starts today's run within a minute, "
-        f"if it is due and message cleanup has succeeded.",
+        "Resumed; schedule and sensor are on. The sensor starts today's run within a minute, if it is due and message "
+        "cleanup has succeeded.",
     )
