@@ -1,5 +1,6 @@
 """Carrying out the job through Dagster, in this process, and what came of it."""
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 
@@ -7,7 +8,7 @@ from dagster import DagsterInstance, ExecuteInProcessResult
 
 from cleanup_pipeline.cli.errors import bug
 from cleanup_pipeline.cli.options import Request
-from cleanup_pipeline.cli.report import Report, RuleReport, not_run
+from cleanup_pipeline.cli.report import Report, RuleReport, link_to, not_run
 from cleanup_pipeline.definitions import defs
 from cleanup_pipeline.defs.resources import Observer
 from cleanup_pipeline.defs.tick import JOB
@@ -18,6 +19,9 @@ from cleanup_pipeline.sweep.result import Progress, Result, Status
 
 # The location's name in workspace.yaml. Without it, runs like ours are missing from the job's list in the UI.
 _REPOSITORY = "__repository__@cleanup_pipeline"
+
+_RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_RECORDS_BACK = 100
 
 
 class Observed(Observer):
@@ -66,8 +70,34 @@ def execute(request: Request, instance: DagsterInstance, observed: Observed) -> 
         )
     except Exception as error:
         return observed.report(_without_result(request, observed, {}, bug(error)))
-    remarks = () if outcome.success or _told(observed) else ("Dagster could not record the end of the run.",)
+    remarks = [] if outcome.success or _told(observed) else ["Dagster could not record the end of the run."]
+    remarks += _of_runs_met(instance, observed)
     return observed.report(_without_result(request, observed, _errors(outcome)), *remarks)
+
+
+def _of_runs_met(instance: DagsterInstance, observed: Observed) -> list[str]:
+    """Who started the run that held a rule, and how far it is, as far as the storage knows."""
+    skipped = [result.error or "" for result in observed.results.values() if result.status is Status.SKIPPED]
+    run_ids = dict.fromkeys(met[0] for error in skipped if (met := _RUN_ID.search(error)))
+    try:
+        return [said for run_id in run_ids if (said := _of_run_met(instance, run_id))]
+    except Exception:
+        return []  # the storage: what was done is told all the same
+
+
+def _of_run_met(instance: DagsterInstance, run_id: str) -> str | None:
+    run = instance.get_run_by_id(run_id)
+    if run is None:
+        return None
+    by = run.tags.get(tags.TRIGGER) or "somebody in Dagster"
+    reason = run.tags.get(tags.REASON)
+    newest = instance.get_records_for_run(run_id, limit=_RECORDS_BACK, ascending=False).records
+    told = (record.event_log_entry for record in newest)
+    far = next((entry.user_message for entry in told if not entry.is_dagster_event and "%" in entry.user_message), None)
+    return (
+        f"The run that is on is {run_id}, started by: {by}{f' ({reason})' if reason else ''}. "
+        f"{f'How far it is: {far}. ' if far else ''}{link_to(run_id) or 'cleanup-pipeline status shows it'}"
+    )
 
 
 def _told(observed: Observed) -> bool:

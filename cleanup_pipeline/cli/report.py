@@ -1,6 +1,7 @@
 """What a command has to say: to a program, to a person, and to the shell."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -130,6 +131,12 @@ def document(of: Mapping[str, object]) -> str:
     return json.dumps(of) + "\n"
 
 
+def link_to(run_id: str | None) -> str | None:
+    """The run's page in the UI, where it is known which that is."""
+    url = os.environ.get("CLEANUP_UI_URL", "").rstrip("/")
+    return f"{url}/runs/{run_id}" if url and run_id else None
+
+
 def unfinished_run(run_id: str | None, rules: Sequence[Rule]) -> Report:
     """A run that was interrupted before anything was touched."""
     return Report(run_id, None, {rule.name: not_run(rule) for rule in rules})
@@ -147,5 +154,5 @@ def not_run(rule: Rule) -> RuleReport:
 
 def not_planned() -> RuleReport:
     """A rule that an interrupt kept from being counted."""
-    unknown = dict.fromkeys(("candidates", "oldest", "undated", "access"))
+    unknown = dict.fromkeys(("candidates", "share", "oldest", "undated", "access", "expected_s"))
     return {"status": Status.INTERRUPTED.value, **unknown, "error": NOT_STARTED}

@@ -10,7 +10,7 @@ from cleanup_pipeline.cli.begin import beginning, options_for, the_database
 from cleanup_pipeline.cli.errors import CannotBeginError
 from cleanup_pipeline.cli.options import Request
 from cleanup_pipeline.cli.output import Streams
-from cleanup_pipeline.cli.report import Report
+from cleanup_pipeline.cli.report import Report, link_to
 from cleanup_pipeline.cli.storage import Storage, StorageError, find_storage
 from cleanup_pipeline.cli.watch import Watch
 from cleanup_pipeline.postgres import Database, Limits, Session, Transaction
@@ -49,6 +49,8 @@ def _run(request: Request, storage: Storage, streams: Streams, watch: Watch) -> 
     with storage.instance() as instance:
         if storage.unrecorded:
             streams.err.line(storage.unrecorded)
+        elif where := link_to(request.run_id):
+            streams.err.line(f"Watch it: {where}")
         observed = Observed(request, watch.stop)
         watch.so_far = observed.so_far
         watch.begin()

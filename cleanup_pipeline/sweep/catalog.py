@@ -244,6 +244,17 @@ class Catalog:
         )
         return int(pages)
 
+    def about(self, oids: list[int]) -> tuple[int | None, int]:
+        """How many rows these relations have, as far as the statistics know, and how many blocks."""
+        ((rows,),) = self._rows(
+            """
+            select case when bool_and(reltuples >= 0) then sum(reltuples)::bigint end
+            from pg_class where oid = any({oids}::bigint[])
+            """,
+            oids=oids,
+        )
+        return None if rows is None else int(rows), self.pages(oids)
+
     def dead_rows(self, oids: list[int]) -> tuple[int, int]:
         """How many dead and live rows the statistics know of."""
         ((dead, live),) = self._rows(

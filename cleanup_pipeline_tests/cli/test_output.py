@@ -129,6 +129,7 @@ def test_an_ascii_locale_is_no_obstacle(database: str, app: Connection) -> None:
         (80, 24, {"TERM": "dumb"}),
         (80, 24, {"NO_COLOR": "1"}),
         (200, 50, {"COLUMNS": None}),
+        (80, 24, {"COLUMNS": None, "NO_COLOR": "1"}),
     ],
 )
 def test_any_terminal_will_do(
@@ -147,6 +148,26 @@ def test_any_terminal_will_do(
         assert planted.execute("select count(*) from after_hours_declines").fetchone() == (1000,)
     if "NO_COLOR" in variables or "dumb" in variables.values():
         assert "\x1b[3" not in plan
+
+
+@pytest.mark.parametrize("columns", [20, 80, 200])
+def test_at_any_width_each_rule_has_its_share_age_time_and_access_and_nothing_is_cut_off(
+    database: str, planted: Connection, columns: int
+) -> None:
+    planted.execute("analyze")
+    shown = in_terminal(["plan"], columns, 24, {"TERM": "xterm", "COLUMNS": None, "CLEANUP_DATABASE_URL": database})
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert (plain != shown) == (columns > 20)
+    assert "…" not in plain
+    for name, rows, share in zip(
+        RULES, ("1,000", "1,000", "400", "200", "200"), ("50.0%", "50.0%", "20.0%", "10.0%", "10.0%"), strict=True
+    ):
+        [row] = re.findall(rf"^{name}\b.*{re.escape(rows)}.*$", plain, re.MULTILINE)
+        assert share in row
+        assert re.search(r"20\d\d-\d\d-\d\d \d\d:\d\d\b.*\bunder 1 s", row)
+        assert columns == 20 or len(row.rstrip()) <= columns
+    for access in ("block ranges: no index leads to the due rows", "judged against the parent's key, then by address"):
+        assert access in plain
 
 
 @pytest.mark.parametrize(("typed", "code", "left"), [(b"n\n", 2, 2000), (b"\x04", 2, 2000), (b"y\n", 0, 1000)])

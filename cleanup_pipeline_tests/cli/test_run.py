@@ -2,11 +2,13 @@ import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from logging import INFO
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from dagster import DagsterInstance
+from dagster import DagsterInstance, EventLogEntry
 from psycopg import Connection
 
 from cleanup_pipeline.cli import run as run_module
@@ -16,6 +18,7 @@ from cleanup_pipeline.sweep import lock
 from cleanup_pipeline.sweep.result import Progress
 from cleanup_pipeline_tests.cli.conftest import Ended
 from cleanup_pipeline_tests.databases import name_of
+from cleanup_pipeline_tests.gate.storage import add_run
 from cleanup_pipeline_tests.oracle import expected, snapshot
 
 Cli = Callable[..., Ended]
@@ -176,6 +179,28 @@ def test_a_rule_that_another_sweep_holds_is_skipped(cli: Cli, database: str) -> 
     assert "somebody" in done.rules["old_declines"]["error"]
     assert done.rules["orphaned_profiles"]["status"] == "success"
     assert "old_declines was skipped" in done.err
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_second_run_says_who_started_the_first_and_how_far_it_is(
+    cli: Cli, database: str, instance: DagsterInstance, dagster_home: Path
+) -> None:
+    first = add_run(instance, tagged={"cleanup/trigger": "manual", "cleanup/reason": "the disk is full"})
+    far = "old_declines: windows, 40% of the table, 400 rows, 80 rows/s, about 8 s left"
+    for message in (far, "something else"):
+        entry = EventLogEntry(None, INFO, message, first, datetime.now(UTC).timestamp())  # type: ignore[no-untyped-call]
+        instance.handle_new_event(entry)
+    with Session(Database.parse(database), f"cleanup_pipeline {first}") as other:
+        assert lock.hold(other, "old_declines")
+        done = cli(
+            "run", "--rule", "old_declines", DAGSTER_HOME=str(dagster_home), CLEANUP_UI_URL="https://dagster.internal/"
+        )
+    assert done.code == 4
+    assert (
+        f"The run that is on is {first}, started by: manual (the disk is full). How far it is: {far}. "
+        f"https://dagster.internal/runs/{first}" in done.err
+    )
+    assert done.err.startswith("Watch it: https://dagster.internal/runs/")
 
 
 @pytest.mark.usefixtures("planted")
