@@ -28,6 +28,16 @@ BEFORE_ANYTHING = {
 import cleanup_pipeline.cli.signals as m
 m.Interrupts.take = lambda self, take=m.Interrupts.take: (take(self), os.kill(os.getpid(), signal.SIGTERM))
 """,
+    "importing the command": "import cleanup_pipeline.cli.commands as m; m.import_module = struck(m.import_module)",
+    "importing Dagster": """
+import sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "dagster":
+            sys.meta_path.remove(self)
+            struck(len)(())
+sys.meta_path.insert(0, Finder())
+""",
     "looking for the storage": "import cleanup_pipeline.cli.run as m; m.find_storage = struck(m.find_storage)",
     "reaching the database": "import cleanup_pipeline.cli.run as m; m.choose_as_of = struck(m.choose_as_of)",
     "opening Dagster's instance": """
@@ -38,6 +48,7 @@ m.Storage.instance = struck(m.Storage.instance)
 IN_THE_MIDST = {
     "preflight": "import cleanup_pipeline.sweep.preflight as m; m.require = struck(m.require)",
     "judging": "import cleanup_pipeline.sweep.judgement as m; m.judge = struck(m.judge)",
+    "the windows": "import cleanup_pipeline.cli.execution as m; m.Observed.progress = struck(m.Observed.progress)",
     "between two rules": """
 import cleanup_pipeline.cli.execution as m
 m.Observed.result = struck(m.Observed.result)
