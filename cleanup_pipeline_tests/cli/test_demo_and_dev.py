@@ -85,7 +85,10 @@ def test_dev_serves_the_job_the_five_assets_below_message_cleanup_and_runs_sched
         (seen,) = until(lambda: ask(port), 120)
         assert {job["name"] for job in seen["jobs"]} == {"session_cleanup", "__ASSET_JOB"}
         assert seen["schedules"] == [{"name": "session_cleanup_daily", "scheduleState": {"status": "RUNNING"}}]
-        assert seen["sensors"] == [{"name": "session_cleanup_gate", "sensorState": {"status": "RUNNING"}}]
+        assert seen["sensors"] == [
+            {"name": name, "sensorState": {"status": "RUNNING"}}
+            for name in ("session_cleanup_alerts", "session_cleanup_gate")
+        ]
         below = [
             node["assetKey"]["path"]
             for node in seen["assetNodes"]
