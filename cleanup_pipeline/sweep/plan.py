@@ -18,7 +18,7 @@ from cleanup_pipeline.sweep.statements import Statements
 from cleanup_pipeline.sweep.sweep import Options, statements_for
 from cleanup_pipeline.sweep.target import Target
 
-# Measured on two cores at the default pace, rests included; reading a page, and closing, deleting, judging a row.
+# Rough, at the default pace with its rests. Closing and deleting a row were measured, judging one and reading a page not.
 _PAGE_S = 50e-6
 _CLOSE_S, _DELETE_S, _ORPHAN_S = 75e-6, 10e-6, 20e-6
 
@@ -29,8 +29,7 @@ class Plan:
 
     `candidates` is how many rows are due, `oldest` the time of the oldest of them as PostgreSQL writes it, `undated`
     how many rows have no age and so will never be due. `share` is the part of the table that is due, and `expected_s`
-    how many seconds a sweep at the default pace would take: both about, by the statistics and by what was measured
-    elsewhere, for a person to read; nothing is decided by them. None: not known.
+    how many seconds a sweep at the default pace would take: both rough.
     """
 
     rule: str
