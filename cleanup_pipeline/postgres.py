@@ -447,6 +447,12 @@ class Transaction:
         self._changed = self._changed or changed > 0
         return changed
 
+    def change_and_tell(self, query: Query) -> Row:
+        """Run a query that changes rows and returns one row, in which the first value is how many it changed."""
+        row = self.one(query)
+        self._changed = self._changed or row[0] > 0
+        return row
+
     def xid(self) -> int | None:
         """The transaction's id, if it has changed anything."""
         if not self._changed:

@@ -85,6 +85,9 @@ class Rule:
 USERS = Table("users")
 SESSIONS = Table("after_hours_sessions")
 
+OVERDUE_AFTER = timedelta(hours=26)
+"""A row that has been due for so long was left by an earlier night. Nights are a day apart; one may begin late."""
+
 # Long enough for the app to commit a session after the fingerprint that names it.
 GRACE = timedelta(hours=1)
 # An orphan rule that would take more than this of its table more likely sees a damaged parent than so many orphans.

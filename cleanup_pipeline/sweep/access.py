@@ -45,7 +45,9 @@ def choose(reader: Reader, statements: Statements, leaf: Leaf) -> Access:
         due, oldest = transaction.one(statements.count_by_age(leaf, most))
         if due < most or due == 0:
             return Access(index, f"index {index}: {due:,} rows are due, the table has {pages:,} pages", due, oldest)
-        return Access(None, f"block ranges: at least {due:,} rows are due, the table has {pages:,} pages")
+        return Access(
+            None, f"block ranges: at least {due:,} rows are due, the table has {pages:,} pages", oldest=oldest
+        )
 
     try:
         return reader.once(look, _LIMITS)

@@ -244,16 +244,19 @@ class Catalog:
         )
         return int(pages)
 
-    def about(self, oids: list[int]) -> tuple[int | None, int]:
-        """How many rows these relations have, as far as the statistics know, and how many blocks."""
-        ((rows,),) = self._rows(
+    def size(self, oids: list[int]) -> tuple[int, int]:
+        """How many rows these tables have by the planner's estimate, and their bytes, indexes and TOAST included."""
+        ((rows, size),) = self._rows(
             """
-            select case when bool_and(reltuples >= 0) then sum(reltuples)::bigint end
-            from pg_class where oid = any({oids}::bigint[])
+            select coalesce(sum(case when c.reltuples < 0 then s.n_live_tup else c.reltuples end), 0)::bigint,
+                   coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint
+            from pg_class c
+            left join pg_stat_user_tables s on s.relid = c.oid
+            where c.oid = any({oids}::bigint[]::oid[])
             """,
             oids=oids,
         )
-        return None if rows is None else int(rows), self.pages(oids)
+        return rows, size
 
     def dead_rows(self, oids: list[int]) -> tuple[int, int]:
         """How many dead and live rows the statistics know of."""

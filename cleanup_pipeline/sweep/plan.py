@@ -12,13 +12,14 @@ from cleanup_pipeline.sweep import access, judgement, preflight
 from cleanup_pipeline.sweep.catalog import Catalog
 from cleanup_pipeline.sweep.finding import RefusedError
 from cleanup_pipeline.sweep.fuse import Fuse, scans
+from cleanup_pipeline.sweep.moment import earliest
 from cleanup_pipeline.sweep.reader import InterruptedSweepError, Reader
 from cleanup_pipeline.sweep.result import Status
 from cleanup_pipeline.sweep.statements import Statements
 from cleanup_pipeline.sweep.sweep import Options, statements_for
 from cleanup_pipeline.sweep.target import Target
 
-# Rough, at the default pace with its rests. Closing and deleting a row were measured, judging one and reading a page not.
+# Rough, at the default pace with its rests: closing and deleting a row were measured, judging and reading were not.
 _PAGE_S = 50e-6
 _CLOSE_S, _DELETE_S, _ORPHAN_S = 75e-6, 10e-6, 20e-6
 
@@ -101,7 +102,9 @@ def _measure(planned: Plan, target: Target, reader: Reader, options: Options) ->
 
 
 def _expect(planned: Plan, target: Target, reader: Reader) -> None:
-    rows, pages = reader.once(lambda transaction: Catalog(transaction).about([leaf.oid for leaf in target.leaves]))
+    oids = [leaf.oid for leaf in target.leaves]
+    rows, _ = reader.once(lambda transaction: Catalog(transaction).size(oids))
+    pages = reader.once(lambda transaction: Catalog(transaction).pages(oids))
     due = planned.candidates or 0
     planned.share = min(due / rows, 1.0) if rows else (0.0 if due == 0 else None)
     each_s = _ORPHAN_S if target.rule.orphan_of else _CLOSE_S if isinstance(target.rule.action, Close) else _DELETE_S
@@ -161,14 +164,4 @@ def _count_undated(target: Target, statements: Statements, reader: Reader) -> in
 
 def _add(planned: Plan, due: int, oldest: str | None) -> None:
     planned.candidates = (planned.candidates or 0) + due
-    if oldest is not None and (planned.oldest is None or _sort_key(oldest) < _sort_key(planned.oldest)):
-        planned.oldest = oldest
-
-
-def _sort_key(moment: str) -> tuple[int, str]:
-    """An order for times as PostgreSQL writes them: -infinity, then BC (a later year is earlier), then the rest."""
-    if moment == "-infinity":
-        return (0, "")
-    if moment.endswith("BC"):
-        return (1, "".join(chr(0x10FFFF - ord(c)) for c in moment.split("-")[0].zfill(8)))
-    return (2, moment.split("-")[0].zfill(8) + moment)
+    planned.oldest = earliest(planned.oldest, oldest)

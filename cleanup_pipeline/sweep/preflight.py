@@ -43,11 +43,17 @@ class Report:
 def require(session: Session, rule: Rule) -> Report:
     """Inspect, and raise `RefusedError` with the first refusal (and how many more there are)."""
     report = inspect(session, rule)
+    accept(report)
+    return report
+
+
+def accept(report: Report) -> Target:
+    """The rule as it is to be carried out; raises `RefusedError` with the first refusal (and how many more)."""
     if report.refusals:
         first, *more = report.refusals
         raise RefusedError(str(first) + (f" ({len(more)} more: cleanup-pipeline doctor)" if more else ""))
     assert report.target is not None  # noqa: S101 -- without a refusal there is a target
-    return report
+    return report.target
 
 
 def inspect(session: Session, rule: Rule) -> Report:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from cleanup_pipeline.sweep.finding import Finding
+
 
 class Status(StrEnum):
     """How a rule, or a whole run, ended; the worst first."""
@@ -49,6 +51,9 @@ class Result:
 
     Counts are of committed changes. `remaining` is how many rows are due and still there (None: not known). A *batch*
     is one writing transaction. `duration_s` is the sweep's own time, from preflight to the look at what remains.
+    `oldest` is the time, as PostgreSQL writes it, of the oldest due row that was met: of all of them where an index
+    leads to them; else, once one of them is overdue, no older one is looked for. None: there was none, or the rule's
+    rows don't tell since when they are due. `findings` are preflight's, None where it could not look.
     """
 
     rule: str
@@ -61,6 +66,8 @@ class Result:
     access: str | None = None
     error: str | None = None
     notes: list[str] = field(default_factory=list)
+    oldest: str | None = None
+    findings: list[Finding] | None = None
 
     @property
     def rows_per_second(self) -> float | None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from psycopg import sql
 
-from cleanup_pipeline.rules import Close, Table
+from cleanup_pipeline.rules import OVERDUE_AFTER, Close, Table
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.target import Target
 
@@ -82,6 +82,14 @@ class Rows:
 Scope = Blocks | Candidates | Rows
 
 
+def overdue_before(as_of: datetime, age: timedelta | None) -> datetime:
+    """A due row of which the time lies before that was left by an earlier night."""
+    try:
+        return as_of.astimezone(UTC) - (age or timedelta()) - OVERDUE_AFTER
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
 # --- The statements --------------------------------------------------------------------------------------------------
 
 
@@ -93,6 +101,7 @@ class Statements:
         self.rule = target.rule
         # In UTC: in a zone that sets its clocks back, arithmetic goes by the clock on the wall.
         self._due = self._row_condition(as_of.astimezone(UTC), age)
+        self.overdue_before = overdue_before(as_of, age)
 
     def _row_condition(self, as_of: datetime, age: timedelta | None) -> sql.Composed:
         conditions: list[sql.Composable] = []
@@ -151,6 +160,12 @@ class Statements:
     def explain_write(self, leaf: Leaf) -> sql.Composed:
         """Have the server take a write in hand without doing it: it raises what it would raise for every row."""
         return sql.SQL("explain (costs off) {}").format(self.write(leaf, Blocks(0, 1)))
+
+    def telling_age(self, write: sql.Composed) -> sql.Composed:
+        """The same write, as a query for how many rows it cleaned and the oldest's time."""
+        return sql.SQL("with cleaned as ({} returning {} as age) select count(*), min(age)::text from cleaned").format(
+            write, self.age
+        )
 
     def surprise(self, leaf: Leaf) -> sql.Composed:
         """Whether a cascade was added, or the partition detached, since preflight.

@@ -22,6 +22,7 @@ from cleanup_pipeline.sweep.backoff import Backoff
 from cleanup_pipeline.sweep.catalog import Catalog, Leaf
 from cleanup_pipeline.sweep.finding import RefusedError, Severity
 from cleanup_pipeline.sweep.fuse import Fuse, scans
+from cleanup_pipeline.sweep.moment import earliest
 from cleanup_pipeline.sweep.pace import DEFAULT, Pace, Stride
 from cleanup_pipeline.sweep.reader import CandidatesLostError, FailedError, InterruptedSweepError, Reader
 from cleanup_pipeline.sweep.result import Progress, Result, Status
@@ -127,10 +128,10 @@ class Sweep:
     def _carry_out(self) -> Iterator[Progress]:
         result = self.result
         self._ensure_connected()
-        report = self._reader.patiently(lambda: preflight.require(self._session, self.rule))
+        report = self._reader.patiently(lambda: preflight.inspect(self._session, self.rule))
+        result.findings = report.findings
+        target = preflight.accept(report)
         result.notes += [str(finding) for finding in report.findings if finding.severity is Severity.WARNING]
-        target = report.target
-        assert target is not None  # noqa: S101 -- preflight refuses without one
         result.longest_batch_ms = 0.0
         if target.guard and not self._options.deep:
             result.access, result.remaining = f"guarded by {target.guard}", 0
@@ -178,6 +179,8 @@ class Sweep:
         self, leaf: Leaf, statements: Statements, writer: Writer, number: int, leaves: int
     ) -> Iterator[Progress]:
         way = access.choose(self._reader, statements, leaf)
+        self.result.oldest = earliest(self.result.oldest, way.oldest)
+        writer.asks_age = way.oldest is None
         # What the first pass chose is what the rule's time went into.
         self.result.access = self.result.access or (way.why if leaves == 1 else f"{way.why} ({leaves} partitions)")
         if way.index is None or (self._session.pooled and way.due):
@@ -222,10 +225,11 @@ class Sweep:
             if way.due is not None:
                 remaining += way.due
                 continue
-            for share, (due, _) in self._reader.slices(
+            for share, (due, oldest) in self._reader.slices(
                 statements, leaf, lambda transaction, leaf, blocks: transaction.one(statements.count_due(leaf, blocks))
             ):
                 remaining += due
+                self.result.oldest = earliest(self.result.oldest, oldest)
                 yield self._progress("looking at what remains", share)
         return remaining
 

@@ -23,6 +23,7 @@ from cleanup_pipeline.postgres import (
     explain,
 )
 from cleanup_pipeline.sweep.catalog import Leaf
+from cleanup_pipeline.sweep.moment import earliest, is_before
 from cleanup_pipeline.sweep.reader import FailedError, Reader
 from cleanup_pipeline.sweep.result import Result
 from cleanup_pipeline.sweep.statements import Candidates, Rows, Scope, Statements
@@ -85,6 +86,8 @@ class Writer:
         self.working_s = 0.0
         self.held_up_others = False
         self._next_look = 0.0
+        # A walk learns from the rows that it cleans how old they were, until one was overdue: their age costs a little.
+        self.asks_age = False
 
     @property
     def limits(self) -> Limits:
@@ -188,11 +191,14 @@ class Writer:
             if isinstance(scope, Candidates):
                 self._reader.check_judged()
             began = time.monotonic()
-            affected, self.held_up_others = 0, False
+            affected, oldest, self.held_up_others = 0, None, False
             try:
                 with self._session.transaction(self.limits, writes=True) as transaction:
                     started = time.monotonic()
-                    affected = transaction.change(statement)
+                    if self._wants_age:
+                        affected, oldest = transaction.change_and_tell(self._statements.telling_age(statement))
+                    else:
+                        affected = transaction.change(statement)
                     if affected:
                         self._before_commit(transaction, leaf)
                     self.working_s += time.monotonic() - started
@@ -201,7 +207,13 @@ class Writer:
                 if not isinstance(lost, CommitInDoubtError) or not self._reader.was_committed(lost):
                     continue
             self._count(affected, time.monotonic() - began)
+            self._result.oldest = earliest(self._result.oldest, oldest)
             return affected
+
+    @property
+    def _wants_age(self) -> bool:
+        oldest = self._result.oldest
+        return self.asks_age and not (oldest and is_before(oldest, self._statements.overdue_before))
 
     def _before_commit(self, transaction: Transaction, leaf: Leaf) -> None:
         """See that nothing has changed which preflight has checked. Raises `FailedError`; the window is rolled back."""
