@@ -3,23 +3,28 @@
 None depends on another: where a step fails, Dagster would not run the ones below it, and would not say so.
 """
 
+from collections.abc import Iterator
 from datetime import timedelta
 
 from dagster import (
+    AssetCheckResult,
     AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
     AssetSpec,
     Config,
+    FreshnessPolicy,
     MaterializeResult,
     ResourceParam,
     multi_asset,
 )
 from pydantic import Field
 
+from cleanup_pipeline.defs.checks import specs_of
 from cleanup_pipeline.defs.ops import carry_out
 from cleanup_pipeline.defs.resources import CleanupRun, Observer, PostgresResource
-from cleanup_pipeline.rules import RULES_ON, Rule
+from cleanup_pipeline.defs.story import OWNER, described, static_metadata
+from cleanup_pipeline.rules import OVERDUE_AFTER, RULES_ON, Close, Rule
 
 GROUP = "after_hours"
 POOL = "session_cleanup"
@@ -28,7 +33,12 @@ POOL = "session_cleanup"
 MESSAGE_CLEANUP = AssetSpec(
     key=AssetKey(["chat_service", "message_cleanup"]),
     group_name="chat_service",
-    description="chat-service's own nightly message cleanup, due at 03:00 UTC. What is below waits for its success.",
+    description=(
+        "chat-service's own nightly message cleanup, due at 03:00 UTC: it deletes matches that expired over 30 days "
+        "ago, with their messages. What is below waits for its success, and never touches a match or a message."
+    ),
+    owners=["team:chat-service"],
+    kinds={"postgres"},
 )
 
 
@@ -82,23 +92,31 @@ def asset_of(rule: Rule, place: int) -> AssetsDefinition:
         postgres: PostgresResource,
         cleanup_run: CleanupRun,
         observer: ResourceParam[Observer],
-    ) -> MaterializeResult[None]:
-        return carry_out(rule, config.age(), context, postgres, cleanup_run, observer)
+    ) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
+        yield from carry_out(rule, config.age(), context, postgres, cleanup_run, observer)
 
     # Dagster reads an op's configuration from this annotation, and each kind of rule has its own.
     cleanup.__annotations__["config"] = config_of(rule)
     decorate = multi_asset(
         name=rule.op,
-        description=rule.about,
+        description=described(rule),
         specs=[
             AssetSpec(
                 key=AssetKey(rule.asset),
                 deps=[MESSAGE_CLEANUP.key],
                 group_name=GROUP,
-                description=rule.about,
+                description=described(rule),
+                owners=[OWNER],
                 kinds={"postgres"},
+                tags={
+                    "cleanup/rule": rule.name,
+                    "cleanup/action": "close" if isinstance(rule.action, Close) else "delete",
+                },
+                metadata=static_metadata(rule),
+                freshness_policy=FreshnessPolicy.time_window(fail_window=OVERDUE_AFTER),
             )
         ],
+        check_specs=specs_of(rule),
         pool=POOL,
         # In one process steps run by priority, then by name.
         op_tags={"dagster/priority": str(-place)},

@@ -7,10 +7,12 @@ happened.
 """
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 
 from dagster import (
+    AssetCheckResult,
     AssetExecutionContext,
     AssetKey,
     AssetObservation,
@@ -22,8 +24,11 @@ from dagster import (
 )
 from dagster._core.errors import DagsterExecutionInterruptedError
 
+from cleanup_pipeline.defs.checks import Circumstances, results_of
 from cleanup_pipeline.defs.claim import Superseded
+from cleanup_pipeline.defs.nights import clean_at
 from cleanup_pipeline.defs.resources import CleanupRun, Observer, PostgresResource
+from cleanup_pipeline.defs.story import observed_metadata
 from cleanup_pipeline.gate import tags
 from cleanup_pipeline.postgres import CleanupError, Session
 from cleanup_pipeline.rules import Rule
@@ -46,8 +51,8 @@ def carry_out(
     postgres: PostgresResource,
     cleanup_run: CleanupRun,
     observer: Observer,
-) -> MaterializeResult[None]:
-    """Carry out one rule, and tell Dagster how it ended.
+) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
+    """Carry out one rule, and tell Dagster how it ended: the asset's checks, whatever end it was, and its numbers.
 
     Raises `Failure` where it failed, was refused or skipped; an interrupt ends the run as canceled.
     """
@@ -66,17 +71,39 @@ def carry_out(
         raise
     cleanup_run.report(result)
     observer.result(result)
-    metadata = _metadata(result, cleanup_run)
+    try:
+        yield from _told(rule, age, result, context, cleanup_run)
+    except DagsterExecutionInterruptedError:
+        # The rule is done, or was interrupted itself: either way the run is not to end as a failed one.
+        raise _canceled(context) from None
+
+
+def _told(
+    rule: Rule, age: timedelta | None, result: Result, context: AssetExecutionContext, cleanup_run: CleanupRun
+) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
+    night = Circumstances(
+        as_of=cleanup_run.began_at(),
+        age=age,
+        limited=cleanup_run.limited(),
+        clean_at=clean_at(context.instance, rule) if rule.orphan_of else None,
+    )
+    yield from results_of(rule, result, night)
+    metadata = {
+        **_metadata(result, cleanup_run),
+        **observed_metadata(cleanup_run.measure(rule)),
+        **cleanup_run.closing(rule, context.run, context.instance),
+    }
     if result.status is Status.SUCCESS:
         context.log.info(
             f"{rule.name}: {result.affected:,} rows in {result.batches:,} windows. {' '.join(result.notes)}"
         )
-        return MaterializeResult(metadata=metadata)
+        yield MaterializeResult(metadata=metadata)
+        return
     # An observation, since a materialization would make the asset look fresh.
     context.log_event(AssetObservation(asset_key=AssetKey(rule.asset), metadata=metadata))
     if result.status is Status.INTERRUPTED:
         context.log.warning(f"{rule.name} was interrupted; {result.affected:,} rows were committed before and stay.")
-        raise _canceled(context)
+        raise DagsterExecutionInterruptedError
     ended = "failed" if result.status is Status.FAILED else f"was {result.status.value}"
     raise Failure(
         description=f"{rule.name} {ended}: {result.error}",
@@ -195,4 +222,5 @@ def _metadata(result: Result, cleanup_run: CleanupRun) -> dict[str, float | str 
         "longest_batch_ms": round(result.longest_batch_ms or 0.0, 1),
         **({"as_of": MetadataValue.timestamp(as_of)} if as_of else {}),
         **({"access": result.access} if result.access else {}),
+        "outcome": result.status.value,
     }

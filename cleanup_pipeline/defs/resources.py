@@ -3,12 +3,12 @@
 import os
 import threading
 import time
-from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 
-from dagster import ConfigurableResource, DagsterInstance, DagsterRun, InitResourceContext
+from dagster import ConfigurableResource, DagsterInstance, DagsterRun, InitResourceContext, MarkdownMetadataValue
 from pydantic import Field, PrivateAttr
 
+from cleanup_pipeline.defs import summary
 from cleanup_pipeline.defs.claim import claim_day, lock_name
 from cleanup_pipeline.gate import day as clock
 from cleanup_pipeline.gate import tags
@@ -22,9 +22,10 @@ from cleanup_pipeline.postgres import (
     Session,
     UnreachableError,
 )
-from cleanup_pipeline.rules import RULES_ON
-from cleanup_pipeline.sweep import lock
+from cleanup_pipeline.rules import RULES_ON, Rule
+from cleanup_pipeline.sweep import footprint, lock
 from cleanup_pipeline.sweep.as_of import choose_as_of
+from cleanup_pipeline.sweep.footprint import Footprint
 from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED, Pace
 from cleanup_pipeline.sweep.result import Progress, Result, Status, worst
 from cleanup_pipeline.sweep.sweep import Options
@@ -132,6 +133,22 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
         """Keep a rule's result for the end of the run."""
         self._results.append(result)
 
+    def limited(self) -> bool:
+        """Whether the rows or the time of the run are used up."""
+        return self._budget.spent
+
+    def measure(self, rule: Rule) -> Footprint | None:
+        """Measure the rule's table, where there is a connection to do so."""
+        return None if self._session is None or not self._session.alive else footprint.measure(self._session, rule)
+
+    def closing(self, rule: Rule, run: DagsterRun, instance: DagsterInstance) -> dict[str, MarkdownMetadataValue]:
+        """The summary of the whole run, for the rule that ends it; nothing for the others, and never an error."""
+        planned = [rule.op for rule in RULES_ON if rule.op in (run.step_keys_to_execute or [])]
+        interrupted = self._results and self._results[-1].status is Status.INTERRUPTED
+        if rule.op != planned[-1] and not interrupted:
+            return {}
+        return summary.metadata(self._results, instance, run.run_id, self._as_of or clock.utc_now())
+
     def teardown_after_execution(self, context: InitResourceContext) -> None:
         """End the run: close the connection, say in one line what was done, and tag the run with its outcome."""
         if self._session is not None:
@@ -140,7 +157,7 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
         if not self._results or context.run is None or context.instance is None:
             return
         if context.log is not None:
-            context.log.info(summary(self._results))
+            context.log.info(summary.line(self._results))
         outcome = self._outcome(context.run)
         context.instance.add_run_tags(context.run.run_id, tags.outcome_tags(context.run.run_id, outcome.value))
 
@@ -175,17 +192,6 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
             if lock.is_held(session, lock_name(when)) and session.generation == generation:
                 return
         raise UnreachableError(f"The connection to {session.database} does not last as long as claiming the day takes.")
-
-
-def summary(results: Sequence[Result]) -> str:
-    """What a run did, in one line, rule by rule."""
-    told = [
-        f"{result.rule}: {result.affected:,} rows"
-        + (f", {result.remaining:,} remain" if result.remaining else "")
-        + (f" ({result.status.value})" if result.status is not Status.SUCCESS else "")
-        for result in results
-    ]
-    return "; ".join(told)
 
 
 def _night_end(run: DagsterRun | None) -> float | None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -10,6 +11,7 @@ import yaml
 
 from cleanup_pipeline.definitions import defs
 from cleanup_pipeline.defs.assets import ASSETS, MESSAGE_CLEANUP
+from cleanup_pipeline.defs.story import source_link
 from cleanup_pipeline.rules import RULES
 
 CHECKOUT = Path(__file__).parents[2]
@@ -47,6 +49,31 @@ def test_the_job_has_exactly_five_ops_with_one_asset_each_directly_below_message
     assert {spec.group_name for spec in specs} == {"after_hours"}
     assert all([dep.asset_key for dep in spec.deps] == [MESSAGE_CLEANUP.key] for spec in specs)
     assert MESSAGE_CLEANUP.key.path == ["chat_service", "message_cleanup"]
+
+
+def test_the_graph_tells_of_each_asset_what_is_cleaned_what_never_whose_it_is_and_when_it_is_stale() -> None:
+    for asset, rule in zip(ASSETS, RULES, strict=True):
+        (spec,) = asset.specs
+        described = spec.description or ""
+        assert rule.about in described
+        assert f"`{rule.table}`" in described
+        assert "**Never touched:**" in described
+        assert "%" not in described
+        assert (list(spec.owners), spec.kinds) == (["team:profile-service"], {"postgres"})
+        assert spec.tags["cleanup/rule"] == rule.name
+        assert spec.freshness_policy == dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26))
+        assert {check.name for check in asset.check_specs} == {"backlog", "age", "preflight"}
+
+
+def test_each_rule_links_to_its_lines_in_the_repository_and_without_an_address_to_nothing() -> None:
+    lines = (CHECKOUT / "cleanup_pipeline" / "rules.py").read_text().splitlines()
+    for rule in RULES:
+        link = source_link(rule, "https://git.example/after-hours/cleanup.git/")
+        address, _, line = (link or "").partition("#L")
+        assert address == "https://git.example/after-hours/cleanup/blob/HEAD/cleanup_pipeline/rules.py"
+        assert lines[int(line) - 1].endswith("= Rule(")
+        assert f'"{rule.name}"' in lines[int(line)]
+        assert source_link(rule, None) is None
 
 
 def test_the_ops_run_in_one_process_also_when_everything_is_materialized() -> None:

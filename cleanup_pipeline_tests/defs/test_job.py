@@ -59,6 +59,8 @@ def test_metadata_are_numbers_and_are_there_when_nothing_was_cleaned(database: s
         }
         assert isinstance(found["duration_s"], float)
         assert isinstance(found["as_of"], float)
+        assert (found["dagster/row_count"], found["table_size_mb"] > 0) == (0, True)
+        assert [column.name for column in found["dagster/column_schema"].columns if column.name == "created_at"]
 
 
 def test_the_steps_run_in_the_order_of_the_rules(planted: str) -> None:

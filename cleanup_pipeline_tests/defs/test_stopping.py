@@ -48,6 +48,12 @@ def assert_stopped_with_true_counts(url: str, instance: DagsterInstance, run: Da
         AssetRecordsFilter(asset_key=AssetKey(["after_hours", "sessions"])), limit=10
     ).records
     assert observed.asset_observation is not None
+    checks = instance.all_logs(run.run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION)
+    assert {entry.get_dagster_event().asset_check_evaluation_data.check_name for entry in checks} == {
+        "age",
+        "backlog",
+        "preflight",
+    }
     done = closed(url) - before
     assert observed.asset_observation.metadata["rows_affected"].value == done
     assert 0 < done < 1000

@@ -7,9 +7,9 @@ import pytest
 from psycopg import Connection
 
 from cleanup_pipeline.rules import EXPIRED_SESSIONS, OLD_DECLINES, Rule
+from cleanup_pipeline.sweep.finding import Severity
 from cleanup_pipeline.sweep.footprint import measure
 from cleanup_pipeline.sweep.moment import earliest, is_before
-from cleanup_pipeline.sweep.preflight import Severity
 from cleanup_pipeline_tests.sweep.rows import decline, session, user
 from cleanup_pipeline_tests.sweep.steps import LARGE, NOW, TINY, session_on, sweep
 

@@ -1,0 +1,122 @@
+"""The summary that ends a run, and its picture of the last nights."""
+
+import base64
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from xml.etree import ElementTree
+
+import psycopg
+import pytest
+from dagster import AssetKey, AssetMaterialization, AssetObservation, DagsterEventType, DagsterInstance, MetadataValue
+
+from cleanup_pipeline.defs import summary
+from cleanup_pipeline.defs.nights import NIGHTS, Night, last_nights, picture, spark
+from cleanup_pipeline.demo.data import plant
+from cleanup_pipeline.rules import RULES
+from cleanup_pipeline.sweep.result import Result, Status
+from cleanup_pipeline_tests.defs.runs import metadata_of, run_job
+
+NOW = datetime.now(UTC)
+DECLINES = AssetKey(["after_hours", "declines"])
+
+
+def told(days_ago: int, rows: int) -> dict[str, Any]:
+    return {"rows_affected": rows, "as_of": MetadataValue.timestamp(NOW - timedelta(days=days_ago))}
+
+
+def report(instance: DagsterInstance, days_ago: int, rows: int, *, good: bool = True) -> None:
+    kind = AssetMaterialization if good else AssetObservation
+    instance.report_runless_asset_event(kind(DECLINES, metadata=told(days_ago, rows)))
+
+
+def declines(instance: DagsterInstance, *tonight: Result) -> list[Night]:
+    return list(last_nights(instance, NOW, tonight, "this run")["old_declines"])
+
+
+def test_nights_are_read_from_the_event_log_with_gaps_and_failures(instance: DagsterInstance) -> None:
+    report(instance, 4, 40)
+    report(instance, 2, 7, good=False)
+    report(instance, 1, 3, good=False)
+    report(instance, 1, 20)
+    nights = declines(instance, Result("old_declines", Status.SUCCESS, 50))
+    assert nights[-5:] == [Night(40, True), Night(), Night(7, False), Night(23, True), Night(50, True)]
+    assert (len(nights), set(nights[:-5])) == (NIGHTS, {Night()})
+    assert spark(nights)[-5:] == "▇·✗▄█"
+
+
+def test_a_night_counts_for_the_day_that_it_was_meant_for_and_nights_of_long_ago_are_left_out(
+    instance: DagsterInstance,
+) -> None:
+    report(instance, NIGHTS, 9)
+    report(instance, NIGHTS - 1, 8)
+    assert declines(instance)[0] == Night(8, True)
+
+
+def test_other_reports_of_the_assets_are_no_nights(instance: DagsterInstance) -> None:
+    instance.report_runless_asset_event(AssetMaterialization(DECLINES, metadata={"rows_affected": "many"}))
+    instance.report_runless_asset_event(AssetMaterialization(DECLINES))
+    assert set(declines(instance)) == {Night()}
+
+
+def test_the_picture_is_an_image_that_a_browser_can_draw_and_names_every_rule() -> None:
+    nights = {rule.name: [Night(), Night(0, True), Night(5, False), Night(12_345, True)] for rule in RULES}
+    found = re.fullmatch(r"!\[.*\]\(data:image/svg\+xml;base64,(.*)\)", picture(nights, NOW.date()))
+    assert found
+    svg = base64.b64decode(found[1]).decode()
+    ElementTree.fromstring(svg)  # noqa: S314 -- our own
+    assert all(rule.name in svg for rule in RULES)
+    assert "12,345" in svg
+
+
+def test_the_run_ends_with_a_table_and_a_picture_on_its_last_event_alone(
+    app: psycopg.Connection[Any], database: str, instance: DagsterInstance
+) -> None:
+    plant(app, 100)
+    result = run_job(database, instance)
+    preferences = metadata_of(result, "preferences")
+    assert [line.split("|")[1:4] for line in preferences["summary"].splitlines()[2:]] == [
+        [" expired_sessions ", " success ", " 50 "],
+        [" old_declines ", " success ", " 50 "],
+        [" orphaned_fingerprints ", " success ", " 20 "],
+        [" orphaned_profiles ", " success ", " 10 "],
+        [" orphaned_preferences ", " success ", " 10 "],
+    ]
+    # Longer ones hide behind a click.
+    assert len(preferences["summary"]) < 1000
+    assert preferences["last_30_nights"].startswith("![")
+    assert "summary" not in metadata_of(result, "declines")
+
+
+def test_a_run_of_some_rules_ends_with_a_summary_too(database: str, instance: DagsterInstance) -> None:
+    result = run_job(database, instance, op_selection=["close_expired_sessions", "delete_old_declines"])
+    assert metadata_of(result, "declines")["summary"].count("success") == 2
+
+
+def test_a_run_of_which_the_last_rule_is_refused_ends_with_a_summary_too(
+    app: psycopg.Connection[Any], database: str, instance: DagsterInstance
+) -> None:
+    app.execute("drop table after_hours_preferences")
+    result = run_job(database, instance)
+    (observed,) = [
+        entry.get_dagster_event().event_specific_data.asset_observation  # type: ignore[union-attr]
+        for entry in instance.all_logs(result.run_id, of_type=DagsterEventType.ASSET_OBSERVATION)
+    ]
+    assert "| orphaned_preferences | refused | 0 | ? |" in str(observed.metadata["summary"].value)
+
+
+def test_a_summary_of_the_longest_rows_is_still_short_enough_to_be_shown_at_once() -> None:
+    results = [Result(rule.name, Status.INTERRUPTED, 1_234_567, 1_234_567, duration_s=12_345.6) for rule in RULES]
+    nights = {rule.name: [Night(1, True)] * NIGHTS for rule in RULES}
+    assert len(summary.table(results, nights)) < 1000
+
+
+def test_where_the_nights_can_not_be_read_the_table_is_told_all_the_same(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(DagsterInstance, "fetch_materializations", gone)
+    found = summary.metadata([Result("old_declines", affected=3)], instance, "this run", NOW)
+    assert list(found) == ["summary"]
