@@ -185,7 +185,10 @@ def _by_the_gate(now: datetime, day: date, settings: Settings, verdict: Verdict)
     deadline = at(day, settings.deadline)
     late = f"late since {clock(deadline, day)}"
     if not _late(now, day, settings):
-        return Decision(state="waiting", day=day, reason=_sentence(*verdict.clauses), try_at=deadline)
+        # An attempt that is known tells a time itself.
+        known = verdict.signal is not None and verdict.signal.day == day
+        waits = [] if known else [f"today's run has been waiting since {clock(nightly(day), day)}"]
+        return Decision(state="waiting", day=day, reason=_sentence(*verdict.clauses, *waits), try_at=deadline)
     if settings.when_late == "hold":
         return Decision(state="held", day=day, reason=_sentence(*verdict.clauses, late))
     clauses = (*verdict.clauses, late, "today's run goes ahead without it (CLEANUP_GATE_WHEN_LATE)")

@@ -28,7 +28,7 @@ SetClock = Callable[[str], None]
 Answer = RunRequest | SkipReason
 
 SUCCESS = {"start": "03:00", "success": "03:00:04"}
-NO_TRACE = f"No trace of message cleanup for {TODAY}."
+NO_TRACE = f"No trace of message cleanup for {TODAY}; today's run has been waiting since 04:00:00 UTC."
 
 pytestmark = pytest.mark.filterwarnings("error::DeprecationWarning:dagster")
 

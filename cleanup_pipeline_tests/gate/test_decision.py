@@ -113,7 +113,8 @@ HEADED_CASES: list[str | Case] = [
         signals=(signal("dagster_run", "succeeded", "00:10", day=YESTERDAY), NO_REPORT),
         reason=(
             "No trace of message cleanup for 2026-11-24; "
-            "the last success is the one for 2026-11-23, at 00:10:00 UTC (Dagster run)."
+            "the last success is the one for 2026-11-23, at 00:10:00 UTC (Dagster run); "
+            "today's run has been waiting since 04:00:00 UTC."
         ),
         try_at="06:00",
     ),
@@ -122,7 +123,7 @@ HEADED_CASES: list[str | Case] = [
         now="04:00",
         state="waiting",
         signals=(NO_RUN, NO_REPORT),
-        reason="No trace of message cleanup for 2026-11-24.",
+        reason="No trace of message cleanup for 2026-11-24; today's run has been waiting since 04:00:00 UTC.",
     ),
     Case(
         "a message cleanup that is running is waited for",
@@ -263,7 +264,10 @@ HEADED_CASES: list[str | Case] = [
         now="04:00",
         state="waiting",
         signals=(signal("bullmq", "unreachable", detail="ConnectionError: refused"), NO_RUN, NO_REPORT),
-        reason=("No trace of message cleanup for 2026-11-24; BullMQ can't be reached: ConnectionError: refused."),
+        reason=(
+            "No trace of message cleanup for 2026-11-24; BullMQ can't be reached: ConnectionError: refused; "
+            "today's run has been waiting since 04:00:00 UTC."
+        ),
         by="bullmq",
     ),
     Case(
@@ -283,7 +287,10 @@ HEADED_CASES: list[str | Case] = [
         now="04:00",
         state="waiting",
         signals=(NO_RUN, signal("materialization", "unknown", detail="a report of 03:10:00 UTC does not count")),
-        reason="No trace of message cleanup for 2026-11-24; a report of 03:10:00 UTC does not count.",
+        reason=(
+            "No trace of message cleanup for 2026-11-24; a report of 03:10:00 UTC does not count; "
+            "today's run has been waiting since 04:00:00 UTC."
+        ),
     ),
     "The day's own runs",
     Case(
@@ -503,7 +510,7 @@ HEADED_CASES: list[str | Case] = [
         state="waiting",
         signals=(NO_RUN, NO_REPORT),
         settings=Settings(when_late="run"),
-        reason="No trace of message cleanup for 2026-11-24.",
+        reason="No trace of message cleanup for 2026-11-24; today's run has been waiting since 04:00:00 UTC.",
         try_at="06:00",
     ),
     Case(
