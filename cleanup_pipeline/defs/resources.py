@@ -5,7 +5,14 @@ import threading
 import time
 from datetime import date, datetime, timedelta
 
-from dagster import ConfigurableResource, DagsterInstance, DagsterRun, InitResourceContext, MarkdownMetadataValue
+from dagster import (
+    AssetKey,
+    ConfigurableResource,
+    DagsterInstance,
+    DagsterRun,
+    InitResourceContext,
+    MarkdownMetadataValue,
+)
 from pydantic import Field, PrivateAttr
 
 from cleanup_pipeline.defs import summary
@@ -143,9 +150,8 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
 
     def closing(self, rule: Rule, run: DagsterRun, instance: DagsterInstance) -> dict[str, MarkdownMetadataValue]:
         """The summary of the whole run, for the rule that ends it; nothing for the others, and never an error."""
-        planned = [rule.op for rule in RULES_ON if rule.op in (run.step_keys_to_execute or [])]
-        interrupted = self._results and self._results[-1].status is Status.INTERRUPTED
-        if rule.op != planned[-1] and not interrupted:
+        interrupted = bool(self._results) and self._results[-1].status is Status.INTERRUPTED
+        if _planned(run)[-1:] != [rule] and not interrupted:
             return {}
         return summary.metadata(self._results, instance, run.run_id, self._as_of or clock.utc_now())
 
@@ -164,7 +170,7 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
     def _outcome(self, run: DagsterRun) -> Status:
         """How the run ended. A step that died before its rule began, by its configuration say, has no result."""
         done = {result.rule for result in self._results}
-        planned = {rule.name for rule in RULES_ON if rule.op in (run.step_keys_to_execute or [])}
+        planned = {rule.name for rule in _planned(run)}
         outcome = worst([*(result.status for result in self._results), *([Status.FAILED] if planned - done else [])])
         if outcome is Status.SUCCESS and tags.DAY in run.tags and done != {rule.name for rule in RULES_ON}:
             # The night is good when every rule is; a re-execution of some steps is not that.
@@ -192,6 +198,18 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
             if lock.is_held(session, lock_name(when)) and session.generation == generation:
                 return
         raise UnreachableError(f"The connection to {session.database} does not last as long as claiming the day takes.")
+
+
+def _planned(run: DagsterRun) -> list[Rule]:
+    """The rules that a run is to carry out, in their order. A run that names no steps (the daemon's) means all."""
+    steps, assets, ops = run.step_keys_to_execute, run.asset_selection, run.resolved_op_selection
+    return [
+        rule
+        for rule in RULES_ON
+        if (not steps or rule.op in steps)
+        and (not assets or AssetKey(rule.asset) in assets)
+        and (not ops or rule.op in ops)
+    ]
 
 
 def _night_end(run: DagsterRun | None) -> float | None:
