@@ -66,18 +66,18 @@ class _Answer:
     passed: bool
     severity: AssetCheckSeverity
     why: str
-    metadata: Mapping[str, int | str]
+    metadata: Mapping[str, float | str]
 
 
-def _passed(why: str, **metadata: int | str) -> _Answer:
+def _passed(why: str, **metadata: float | str) -> _Answer:
     return _Answer(True, AssetCheckSeverity.ERROR, why, metadata)
 
 
-def _warning(why: str, **metadata: int | str) -> _Answer:
+def _warning(why: str, **metadata: float | str) -> _Answer:
     return _Answer(False, AssetCheckSeverity.WARN, why, metadata)
 
 
-def _error(why: str, **metadata: int | str) -> _Answer:
+def _error(why: str, **metadata: float | str) -> _Answer:
     return _Answer(False, AssetCheckSeverity.ERROR, why, metadata)
 
 
@@ -98,16 +98,27 @@ def _age(rule: Rule, result: Result, night: Circumstances) -> _Answer:
     """An orphan's own age tells when it was made, not since when it is one: there the last clean night answers."""
     if rule.orphan_of:
         return _age_of_orphans(result, night)
-    if result.oldest and night.as_of and is_before(result.oldest, _limit(rule, night, night.as_of)):
+    if result.oldest is None or night.as_of is None:
+        return _passed("Nothing was due.") if result.remaining == 0 else _unknown(result)
+    limit = _limit(rule, night, night.as_of)
+    told: dict[str, float | str] = {"oldest": result.oldest, **_waited_h(result.oldest, limit)}
+    if is_before(result.oldest, limit):
         said = f"A row was there that should have gone on an earlier night: its time is {result.oldest}"
         if result.remaining == 0:
-            return _warning(f"{said}. It is clean now.", oldest=result.oldest)
-        return _error(f"{said}, and not everything is cleaned.", oldest=result.oldest)
+            return _warning(f"{said}. It is clean now.", **told)
+        return _error(f"{said}, and not everything is cleaned.", **told)
     if result.status is not Status.SUCCESS:
         return _unknown(result)
-    if result.oldest is None:
-        return _passed("Nothing was due.")
-    return _passed("Everything that was due had become so since the night before.", oldest=result.oldest)
+    return _passed("Everything that was due had become so since the night before.", **told)
+
+
+def _waited_h(oldest: str, limit: datetime) -> dict[str, float]:
+    """For how many hours the oldest row had been due, for the plot; nothing for a time that Python can't read."""
+    try:
+        since = limit + OVERDUE_AFTER - datetime.fromisoformat(oldest)
+    except (ValueError, OverflowError):
+        return {}
+    return {"oldest_was_due_for_h": round(since / timedelta(hours=1), 2)}
 
 
 def _limit(rule: Rule, night: Circumstances, as_of: datetime) -> datetime:

@@ -84,7 +84,8 @@ def test_the_run_ends_with_a_table_and_a_picture_on_its_last_event_alone(
     ]
     # Longer ones hide behind a click.
     assert len(preferences["summary"]) < 1000
-    assert preferences["last_30_nights"].startswith("![")
+    assert f"**old_declines**\\\n{'·' * 29}█\n" in preferences["last_30_nights"]
+    assert preferences["last_30_nights_picture"].startswith("![")
     assert "summary" not in metadata_of(result, "declines")
 
 
@@ -108,7 +109,7 @@ def test_a_run_of_which_the_last_rule_is_refused_ends_with_a_summary_too(
 def test_a_summary_of_the_longest_rows_is_still_short_enough_to_be_shown_at_once() -> None:
     results = [Result(rule.name, Status.INTERRUPTED, 1_234_567, 1_234_567, duration_s=12_345.6) for rule in RULES]
     nights = {rule.name: [Night(1, True)] * NIGHTS for rule in RULES}
-    assert len(summary.table(results, nights)) < 1000
+    assert max(len(summary.table(results)), len(summary.bars(nights))) < 1000
 
 
 def test_where_the_nights_can_not_be_read_the_table_is_told_all_the_same(
