@@ -44,10 +44,11 @@ class Backoff:
         while time.monotonic() >= self._next_look and self._waited_s < PATIENCE_S and not self._budget.late:
             lag_s = self._reader.once(self._lag_s)
             self._next_look = time.monotonic() + _LOOK_EVERY_S
-            if lag_s > MOST_LAG_S:
-                yield f"waiting for a standby that is {lag_s:,.0f} s behind"
-                self._reader.pause(_LOOK_EVERY_S)
-                self._waited_s += _LOOK_EVERY_S
+            if lag_s <= MOST_LAG_S:
+                return
+            yield f"waiting for a standby that is {lag_s:,.0f} s behind"
+            self._reader.pause(_LOOK_EVERY_S)
+            self._waited_s += _LOOK_EVERY_S
 
     def notes(self) -> Iterator[str]:
         """What there was to wait for."""

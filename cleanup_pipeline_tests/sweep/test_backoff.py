@@ -4,6 +4,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from cleanup_pipeline_tests.sweep.steps import (
     options,
     session_on,
     sweep,
+    wait_until,
 )
 
 App = Connection[Any]
@@ -82,41 +84,54 @@ def database(primary: EmbeddedServer, app: App) -> str:
     return primary.url(app.info.dbname)
 
 
+# So long a rest after each window that the next look at the standby comes before the sweep is done.
+SLOW = replace(TINY, rest=1000.0)
+
+
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "MOST_LAG_S", 0.05)
-    monkeypatch.setattr(backoff, "PATIENCE_S", 0.3)
-    monkeypatch.setattr(backoff, "_LOOK_EVERY_S", 0.1)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A standby is waited for that is behind at all."""
+    monkeypatch.setattr(backoff, "MOST_LAG_S", 0.0)
+    monkeypatch.setattr(backoff, "_LOOK_EVERY_S", 0.01)
 
 
+def pause(standby: App) -> None:
+    standby.execute("select pg_wal_replay_pause()")
+    paused = [("paused",)]
+    wait_until(lambda: standby.execute("select pg_get_wal_replay_pause_state()").fetchall() == paused, "for the pause")
+
+
+@pytest.mark.usefixtures("looks_often")
 def test_a_standby_that_is_behind_is_waited_for_and_the_sweep_goes_on_when_it_has_caught_up(
     database: str, standby: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backoff, "MOST_LAG_S", 0.05)
-    monkeypatch.setattr(backoff, "_LOOK_EVERY_S", 0.1)
-    standby.execute("select pg_wal_replay_pause()")
+    pause(standby)
     with session_on(database) as session:
-        swept = Sweep(OLD_DECLINES, session, options(pace=TINY))
+        swept = Sweep(OLD_DECLINES, session, options(pace=SLOW))
         steps = iter(swept)
         waiting = next(step for step in steps if step.stage.startswith("waiting for a standby"))
         assert waiting.affected < 60
         assert next(steps).affected == waiting.affected, "nothing is written meanwhile"
+        monkeypatch.setattr(backoff, "MOST_LAG_S", 10.0)
         standby.execute("select pg_wal_replay_resume()")
         result = finish(swept, steps)
     assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, 60, 0)
     assert any("for a standby that was behind." in note for note in result.notes)
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_standby_that_does_not_catch_up_is_not_waited_for_without_end(database: str, standby: App) -> None:
-    standby.execute("select pg_wal_replay_pause()")
-    result = sweep(database, OLD_DECLINES, pace=TINY)
+@pytest.mark.usefixtures("looks_often")
+def test_a_standby_that_does_not_catch_up_is_not_waited_for_without_end(
+    database: str, standby: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "PATIENCE_S", 0.1)
+    pause(standby)
+    result = sweep(database, OLD_DECLINES, pace=SLOW)
     standby.execute("select pg_wal_replay_resume()")
     assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, 60, 0)
     assert any("it went on, since the standby did not catch up" in note for note in result.notes)
 
 
-@pytest.mark.usefixtures("impatient", "standby")
+@pytest.mark.usefixtures("standby")
 def test_a_standby_that_keeps_up_is_not_waited_for(database: str) -> None:
     result = sweep(database, OLD_DECLINES, pace=TINY)
     assert (result.status, result.affected) == (Status.SUCCESS, 60)
@@ -143,6 +158,7 @@ def test_the_sweep_rests_after_a_window_that_somebody_waited_for(app: App, datab
         """
         create function wait_for_a_waiter() returns trigger language plpgsql as $$
         begin
+            perform pg_advisory_xact_lock(4711);
             for i in 1..50 loop
                 exit when exists (
                     select from pg_locks where not granted and transactionid = pg_current_xact_id()::xid
@@ -155,21 +171,18 @@ def test_the_sweep_rests_after_a_window_that_somebody_waited_for(app: App, datab
         execute function wait_for_a_waiter();
         """
     )
-    ended = threading.Event()
+    in_the_window = "select exists (select from pg_locks where locktype = 'advisory' and objid = 4711)"
 
-    def count_up() -> None:
+    def decline_again() -> None:
         with psycopg.connect(database, autocommit=True) as other:
-            while not ended.is_set():
-                other.execute(
-                    "update after_hours_declines set decline_count = decline_count + 1 where id = %s", [first]
-                )
+            wait_until(lambda: other.execute(in_the_window).fetchall() == [(True,)], "for the window")
+            other.execute("update after_hours_declines set decline_count = decline_count + 1 where id = %s", [first])
 
-    declining = threading.Thread(target=count_up)
+    declining = threading.Thread(target=decline_again)
     declining.start()
     try:
         result = sweep(database, OLD_DECLINES, pace=LARGE)
     finally:
-        ended.set()
         declining.join()
     assert (result.status, result.affected) == (Status.SUCCESS, 60)
     assert any("others had waited for what they held" in note for note in result.notes)
