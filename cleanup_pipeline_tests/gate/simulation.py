@@ -37,6 +37,8 @@ Hour = str
 """`HH:MM`, by the true clock."""
 
 DAY_S = 24 * 60 * 60
+# From one script's first day to the next one's; far enough for ticks of last week.
+DAYS_APART = 20
 SENSOR_S = 30
 # The sensor's looks lie beside the whole minutes at which things happen.
 LOOKS_AT_S = 7
@@ -220,7 +222,7 @@ _first_days = count()
 
 def simulate(instance: DagsterInstance, script: Sequence[Day]) -> list[Run]:
     """Play the script on days that nobody has used yet; returns the runs of the days. Raises `BrokenPromise`."""
-    first = date(2030, 1, 10) + next(_first_days) * timedelta(days=len(script) + 20)
+    first = date(2030, 1, 10) + next(_first_days) * timedelta(days=DAYS_APART)
     world = _World(instance, script, datetime(first.year, first.month, first.day, tzinfo=UTC))
     try:
         with world.clocks():
@@ -324,6 +326,11 @@ class _World:
     def look_around(self, time: int) -> None:
         self.look_after(time - SENSOR_S)
         self.look_after(time)
+
+    def _look_around_rests(self, over: int) -> None:
+        """Look when a run is over, and when the rests after it are."""
+        for rest in (0, 600, 1800):
+            self.look_around(over + rest)
 
     def play(self) -> None:
         for place, day in enumerate(self.script):
@@ -532,7 +539,7 @@ class _World:
     def _start(self, run: Run, fate: Fate) -> None:
         if fate.how == "never starts":
             self._stage(run, "starting", "starting")
-            self.look_around(self.now + 360)
+            self._look_around_rests(self.now + 360)
             return
         self._stage(run, "started", "start")
         why_not = promises.against_working(run, self.runs, self.wall())
@@ -550,7 +557,7 @@ class _World:
         self.at(self.now + fate.minutes * 60, lambda: self._finish(run, fate))
         if fate.how == "good, but run monitoring gave it up":
             self.at(self.now + 14400 + 30, lambda: self._give_up(run))
-        self.look_around(self.now + 14400 + 60)
+        self._look_around_rests(self.now + 14400 + 60)
 
     def _try_lock(self, name: str, run: Run) -> bool:
         holder = self._locks.setdefault(name, run)
@@ -587,7 +594,7 @@ class _World:
         elif fate.how == "hangs in canceling":
             self._stage(run, "canceling", "canceling")
             self._say(run, "interrupted")
-            self.look_around(self.now + 240)
+            self._look_around_rests(self.now + 240)
         else:
             self._say(run, OUTCOMES[fate.how])
             if run.stage != "ended" and fate.how != "good, but Dagster does not see its end":
@@ -608,9 +615,7 @@ class _World:
         run.stage, run.since = "ended", self.wall()
         if not run.works:
             self._unlock(run)
-        self.look_after(self.now)
-        self.look_around(self.now + 600)
-        self.look_around(self.now + 1800)
+        self._look_around_rests(self.now)
 
     def _unlock(self, run: Run) -> None:
         self._locks = {name: holder for name, holder in self._locks.items() if holder is not run}
