@@ -2,23 +2,42 @@
 
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 
 import psycopg
 import pytest
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from cleanup_pipeline.defs.resources import Observer
 from cleanup_pipeline.demo.data import plant
 from cleanup_pipeline.gate import day
 from cleanup_pipeline.gate.look import look
 from cleanup_pipeline.sweep.result import Status
-from cleanup_pipeline_tests.defs.runs import NEVER_ENDING, execute_job, messages_of, metadata_of, run_job
+from cleanup_pipeline_tests.defs.runs import CHECKOUT, NEVER_ENDING, execute_job, messages_of, metadata_of, run_job
+from cleanup_pipeline_tests.gate.storage import add_run
 from cleanup_pipeline_tests.oracle import expected, snapshot
 
 TODAY = str(day.utc_day(day.utc_now()))
 NIGHTLY = {"cleanup/day": TODAY, "cleanup/trigger": "schedule"}
+
+
+@contextmanager
+def one_tick(dagster_home: Path, trigger: str, url: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A daemon's tick that is ready to look, in a process of its own."""
+    command = [sys.executable, "-m", "cleanup_pipeline_tests.defs.one_tick", str(dagster_home), trigger, url]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture
@@ -63,6 +82,30 @@ def test_of_runs_that_start_at_one_instant_one_works(
         assert snapshot(connection) == promised
     outcomes = sorted(ended(instance, run.run_id)[1] for run in instance.get_runs())
     assert outcomes == ["success", "superseded", "superseded"]
+
+
+def test_of_the_runs_that_two_daemons_ticks_start_at_one_instant_one_works(
+    planted: str, instance: DagsterInstance, dagster_home: Path
+) -> None:
+    add_run(instance, "message_cleanup", {"start": "03:00", "success": "03:05"})
+    with psycopg.connect(planted, autocommit=True) as connection:
+        promised = expected(connection, connection.execute("select now()").fetchall()[0][0])
+        with ExitStack() as stack:
+            ticks = [
+                stack.enter_context(one_tick(dagster_home, trigger, planted))
+                for trigger in ("schedule", "sensor", "schedule", "sensor")
+            ]
+            for tick in ticks:
+                assert tick.stdout is not None
+                assert tick.stdout.readline() == b"ready\n"
+            for tick in ticks:
+                assert tick.stdin is not None
+                tick.stdin.write(b"now\n")
+                tick.stdin.flush()
+            assert [tick.wait(150) for tick in ticks] == [0, 0, 0, 0]
+        assert snapshot(connection) == promised
+    outcomes = [ended(instance, run.run_id)[1] for run in instance.get_runs(RunsFilter(job_name="session_cleanup"))]
+    assert sorted(outcomes) == ["success", *["superseded"] * (len(outcomes) - 1)]
 
 
 def test_after_a_run_that_failed_the_next_one_of_the_day_works(planted: str, instance: DagsterInstance) -> None:
