@@ -1,9 +1,14 @@
-"""What a sweep reports: after each window, and at its end."""
+"""What a sweep reports: after each window, and at its end.
+
+Importing this is cheap, since the command line knows statuses before it can afford a driver.
+"""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from cleanup_pipeline.sweep.finding import Finding
+if TYPE_CHECKING:
+    from cleanup_pipeline.sweep.finding import Finding
 
 
 class Status(StrEnum):
@@ -67,7 +72,7 @@ class Result:
     error: str | None = None
     notes: list[str] = field(default_factory=list)
     oldest: str | None = None
-    findings: list[Finding] | None = None
+    findings: "list[Finding] | None" = None
 
     @property
     def rows_per_second(self) -> float | None:

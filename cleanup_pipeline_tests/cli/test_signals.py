@@ -46,7 +46,7 @@ m.Storage.instance = struck(m.Storage.instance)
 """,
 }
 IN_THE_MIDST = {
-    "preflight": "import cleanup_pipeline.sweep.preflight as m; m.require = struck(m.require)",
+    "preflight": "import cleanup_pipeline.sweep.preflight as m; m.inspect = struck(m.inspect)",
     "judging": "import cleanup_pipeline.sweep.judgement as m; m.judge = struck(m.judge)",
     "the windows": "import cleanup_pipeline.cli.execution as m; m.Observed.progress = struck(m.Observed.progress)",
     "between two rules": """
