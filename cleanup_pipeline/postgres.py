@@ -9,6 +9,7 @@ import math
 import os
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ _TCP_USER_TIMEOUT_MS = 20_000
 _SILENCE_S = 20.0
 
 Row = tuple[Any, ...]
-Query = sql.SQL | sql.Composed
+Query = sql.SQL | sql.Composed | bytes  # bytes: composed already
 T = TypeVar("T")
 
 
@@ -281,8 +282,10 @@ class Session:
         self.server_version, backend_pid, self._search_path, synchronous, self.deadlock_timeout_s = found
         # A pooler gives its clients a process id of its own making.
         self.pooled = backend_pid != connection.info.backend_pid
-        if not self.pooled and self.server_version >= 140000:
-            self._end_when_idle(connection)
+        if not self.pooled:
+            connection.prepare_threshold = sys.maxsize  # what asks for it, and nothing else
+            if self.server_version >= 140000:
+                self._end_when_idle(connection)
         self._pins = _pins(self.server_version, self._search_path, waits=synchronous not in ("off", "local"))
         self._connection = connection
         self.generation += 1
@@ -424,17 +427,17 @@ class Transaction:
         self._connection = connection
         self._changed = False
 
-    def rows(self, query: Query) -> list[Row]:
+    def rows(self, query: Query, *, prepared: bool = False) -> list[Row]:
         """Run a query and fetch all of its rows.
 
         Values stand in queries as literals, composed by `psycopg.sql`: a `%` in a table's name would otherwise be taken
-        for a placeholder.
+        for a placeholder. What is asked often, word for word, is planned once where it is to be `prepared`.
         """
-        return self._connection.execute(query).fetchall()
+        return self._connection.execute(query, prepare=prepared or None).fetchall()
 
-    def one(self, query: Query) -> Row:
+    def one(self, query: Query, *, prepared: bool = False) -> Row:
         """Run a query that returns exactly one row, and fetch it."""
-        (row,) = self.rows(query)
+        (row,) = self.rows(query, prepared=prepared)
         return row
 
     def run(self, statement: Query) -> int:
@@ -457,7 +460,7 @@ class Transaction:
         """The transaction's id, if it has changed anything."""
         if not self._changed:
             return None
-        (xid,) = self.one(sql.SQL("select pg_catalog.pg_current_xact_id_if_assigned()::text"))
+        (xid,) = self.one(sql.SQL("select pg_catalog.pg_current_xact_id_if_assigned()::text"), prepared=True)
         return None if xid is None else int(xid)
 
 

@@ -86,6 +86,7 @@ class Writer:
         self.working_s = 0.0
         self.held_up_others = False
         self._next_look = 0.0
+        self._surprises: dict[int, bytes] = {}
         # A walk learns from the rows that it cleans how old they were, until one was overdue: their age costs a little.
         self.asks_age = False
 
@@ -221,18 +222,24 @@ class Writer:
             # No timeout holds during a commit.
             transaction.run(_NOTHING_WAITS)
         self.held_up_others = self._holds_up_others(transaction, leaf)
-        (surprise,) = transaction.one(self._statements.surprise(leaf))
-        if surprise:
+        (surprised,) = transaction.one(self._surprise(leaf), prepared=True)
+        if surprised:
             raise FailedError(
                 f"During the sweep a foreign key with an action was pointed at {leaf.table}, or the table was detached "
                 "from its parent. The window was rolled back; run cleanup-pipeline doctor, then run again."
             )
 
+    def _surprise(self, leaf: Leaf) -> bytes:
+        """The query, composed once: locks are held when it is asked."""
+        if leaf.oid not in self._surprises:
+            self._surprises[leaf.oid] = self._statements.surprise(leaf).as_bytes()
+        return self._surprises[leaf.oid]
+
     def _holds_up_others(self, transaction: Transaction, leaf: Leaf) -> bool:
         """Look now and then: it takes a moment of every lock that there is."""
         if time.monotonic() < self._next_look:
             return False
-        (held_up,) = transaction.one(self._statements.held_up(leaf))
+        (held_up,) = transaction.one(self._statements.held_up(leaf), prepared=True)
         self._next_look = time.monotonic() + _LOOK_FOR_WAITERS_EVERY_S
         return bool(held_up)
 

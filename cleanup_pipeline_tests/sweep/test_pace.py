@@ -1,0 +1,66 @@
+"""A stride's size, fed with steps of which the cost is known."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cleanup_pipeline.sweep.pace import Stride
+
+TARGET_S = 0.0015
+LEAST_UNIT_S = 1e-6
+
+
+def walk(
+    fixed_s: float, unit_s: Callable[[int], float], steps: int, *, first: int = 64, noise: float = 0.0
+) -> list[tuple[int, float]]:
+    """Sizes and seconds of so many steps that cost `fixed_s` and, at step `i`, `unit_s(i)` a unit."""
+    chance = random.Random(1)  # noqa: S311 -- noise, no secret
+    stride = Stride(TARGET_S, first, LEAST_UNIT_S)
+    taken = []
+    for i in range(steps):
+        size = stride.size
+        seconds = (fixed_s + size * unit_s(i)) * chance.lognormvariate(0, noise)
+        stride.took(size, seconds)
+        taken.append((size, seconds))
+    return taken
+
+
+@pytest.mark.parametrize(("fixed_s", "noise"), [(0, 0), (0.0005, 0.2), (0.001, 0.2), (0.003, 0.1), (0.05, 0.0)])
+def test_what_a_step_costs_whatever_its_size_does_not_make_the_steps_small(fixed_s: float, noise: float) -> None:
+    taken = walk(fixed_s, lambda _: 5e-6, 200, noise=noise)
+    # Half of the target is left for the rows in any case: 150 of them.
+    assert sum(size for size, _ in taken[100:]) / 100 > 60
+
+
+def test_steps_end_near_the_target_once_their_cost_is_known() -> None:
+    taken = walk(0.0005, lambda _: 5e-6, 100)
+    assert all(0.5 * TARGET_S < seconds < 1.2 * TARGET_S for _, seconds in taken[20:])
+
+
+def test_after_an_empty_stretch_one_step_may_be_long_and_no_second() -> None:
+    taken = walk(0.0005, lambda i: 1e-7 if i < 50 else 1e-5, 70)
+    assert [seconds > 3 * TARGET_S for _, seconds in taken[50:]].count(True) <= 2
+
+
+def test_a_single_step_that_was_held_up_does_not_stay_in_memory() -> None:
+    taken = walk(0.0005, lambda i: 1e-3 if i == 50 else 5e-6, 120)
+    assert min(size for size, _ in taken[51:]) >= min(size for size, _ in taken[20:50]) // 8
+    assert taken[-2][0] > 0.8 * taken[49][0]
+
+
+def test_rows_that_each_take_longer_than_a_step_should_are_taken_one_or_two_at_a_time() -> None:
+    taken = walk(0.0005, lambda _: 0.05, 40)
+    assert all(size <= 2 for size, _ in taken[1:])
+
+
+@given(st.lists(st.floats(min_value=0, max_value=10), max_size=60), st.integers(1, 1_000_000))
+def test_a_size_is_at_least_one_and_at_most_double(seconds: list[float], first: int) -> None:
+    stride = Stride(TARGET_S, first, LEAST_UNIT_S)
+    most = first
+    for took in seconds:
+        assert 1 <= stride.size <= max(most, 2)
+        stride.took(stride.size, took)
+        most *= 2
