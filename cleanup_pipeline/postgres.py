@@ -227,13 +227,15 @@ class Session:
     """One connection to the database to clean, at most, for as long as a run takes.
 
     It may come back as another connection after a loss (`reconnect`): what lived in it, temporary tables and session
-    locks, is then gone. `generation` counts the connections that there were.
+    locks, is then gone. `generation` counts the connections that there were, `written` the transactions that were
+    committed and had changed something.
     """
 
     def __init__(self, database: Database, application_name: str = APPLICATION_NAME) -> None:
         self.database = database
         self.application_name = application_name
         self.generation = 0
+        self.written = 0
         self.held_locks: set[str] = set()
         self.pooled = False
         self.server_version = 0
@@ -395,6 +397,7 @@ class Session:
             self.close()
             message = f"The connection to {self.database} was lost during a commit: {explain(error)}."
             raise (CommitInDoubtError(message, xid) if xid is not None else LostConnectionError(message)) from None
+        self.written += xid is not None
 
     @staticmethod
     def _roll_back(connection: "psycopg.Connection[Row]") -> None:

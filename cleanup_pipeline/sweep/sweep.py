@@ -39,6 +39,7 @@ from cleanup_pipeline.sweep.statements import (
 )
 from cleanup_pipeline.sweep.target import Target
 from cleanup_pipeline.sweep.window import Budget, Leftovers, Writer
+from cleanup_pipeline.sweep.witness import Witness
 
 # Rows may move behind a walk, since the app updates them; whatever moves them for ever must not keep us.
 MOST_PASSES = 4
@@ -160,6 +161,7 @@ class Sweep:
         while passes < MOST_PASSES:
             before = result.affected
             writer.leftovers = Leftovers()
+            witness = Witness(self._reader, self._session)
             try:
                 for number, leaf in enumerate(target.leaves):
                     yield from self._clean_leaf(leaf, statements, writer, number, len(target.leaves))
@@ -168,7 +170,8 @@ class Sweep:
             except CandidatesLostError:
                 continue  # as often as the reader reconnects
             passes += 1
-            result.remaining = yield from self._look(target, statements)
+            done = not (left or target.triggers or self._options.budget.spent)
+            result.remaining = 0 if done and witness.saw_nobody() else (yield from self._look(target, statements))
             # What is no fewer than before is brought back by a trigger.
             stuck = result.affected == before or (previous is not None and result.remaining >= previous)
             if result.remaining <= left or stuck or self._options.budget.spent:
