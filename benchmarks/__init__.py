@@ -1,0 +1,1 @@
+"""What the sweep costs: its time, and what the app feels; as ratios within one run."""
