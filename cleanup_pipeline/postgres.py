@@ -123,7 +123,7 @@ class Database:
             raise malformed from None
         host, port = str(parameters.get("host") or ""), str(parameters.get("port") or "")
         name = str(parameters.get("dbname") or "")
-        if not re.fullmatch(r"[\d,]*", port) or "@" in host[1:] or "@" in name or "://" in name:
+        if not re.fullmatch(r"[\d,]*", port) or "@" in host[1:] or "@" in name or "://" in name or _divided_twice(url):
             raise malformed
         where = host or str(parameters.get("hostaddr") or "localhost")
         label = f"{where}:{port or 5432}/{name or parameters.get('user') or ''}"
@@ -162,6 +162,11 @@ class Database:
             if re.search(pattern, said, re.IGNORECASE):
                 return f"The database {self.label} {reason}"
         return f"The database {self.label} can't be reached: check the URL and that the server runs."
+
+
+def _divided_twice(url: str) -> bool:
+    """Whether an `@` stands behind the one that ends user and password; a socket's name may begin with one."""
+    return "://" in url and len(re.findall("(?<!host=)@", url)) > 1
 
 
 _CONNECTION_FAILURES = (

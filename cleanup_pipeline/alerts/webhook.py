@@ -55,7 +55,7 @@ def post(url: str, text: str, event_id: str, within_s: float) -> None:
 def _posted(
     url: str, text: str, event_id: str, within_s: float, connections: list[http.client.HTTPConnection]
 ) -> NotAcknowledged | None:
-    if urlsplit(url).scheme not in ("http", "https"):
+    if not _is_http(url):
         return NotAcknowledged("the webhook's address is no http or https URL", final=True)
     request = Request(  # noqa: S310 -- http or https, see above
         url,
@@ -71,6 +71,13 @@ def _posted(
         return NotAcknowledged(f"the webhook answered {error.code}{redirects}", final=False)
     except Exception as error:
         return NotAcknowledged(_why(error), final=True)
+
+
+def _is_http(url: str) -> bool:
+    try:
+        return urlsplit(url).scheme in ("http", "https")
+    except ValueError:
+        return False
 
 
 def _why(error: Exception) -> str:

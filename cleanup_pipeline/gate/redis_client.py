@@ -1,10 +1,12 @@
 """Asking a Redis server a few questions: read only, within a limit of time whatever it does, and told in our words."""
 
+import re
 import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from cleanup_pipeline.gate.signals import one_line
 
@@ -57,16 +59,14 @@ class _Server:
     """One server, and the nodes of its cluster that it sends us to."""
 
     def __init__(self, url: str, variable: str) -> None:
-        import redis.connection
-
         try:
-            self._settings: dict[str, Any] = {**redis.connection.parse_url(url), **_limits()}
+            self._settings: dict[str, Any] = {**_parsed(url), **_limits()}
             self._pools = [self._pool()]
         except Exception:
             # What it says may be a part of the password.
             raise RedisUnavailable(
                 f"{variable} can't be understood: it is redis://, rediss:// or unix:// with user:password@host:port/db "
-                f"(special characters as %XX) and options that the Python package redis knows"
+                f"and options that the Python package redis knows; percent-encode special characters in the password"
             ) from None
 
     def ask(self, questions: Questions[T]) -> T:
@@ -159,6 +159,22 @@ class _Server:
     def _without_password(self, text: str) -> str:
         password = self._settings.get("password")
         return text.replace(str(password), "…") if password else text
+
+
+def _parsed(url: str) -> dict[str, Any]:
+    """Take the URL apart. Raises `ValueError`, whose text may hold a password, where it can't be meant as it stands.
+
+    With one of `/ ? #` unencoded in it, a part of the password would be taken for the host or the port, and be told.
+    """
+    import redis.connection
+
+    parts = urlsplit(url)
+    after_authority = f"{parts.path}?{parts.query}"
+    if parts.fragment or "@" in after_authority:
+        raise ValueError
+    if parts.scheme != "unix" and not re.fullmatch("/?[0-9]*", parts.path):
+        raise ValueError
+    return dict(redis.connection.parse_url(url))
 
 
 def _limits() -> dict[str, Any]:

@@ -64,7 +64,7 @@ def test_a_dead_one_is_told_without_its_address() -> None:
     assert "can't be reached" in refused(f"http://u:{SECRET}@127.0.0.1/")
 
 
-@pytest.mark.parametrize("url", [f"ftp://127.0.0.1/{SECRET}", f"file:///{SECRET}", SECRET])
+@pytest.mark.parametrize("url", [f"ftp://127.0.0.1/{SECRET}", f"file:///{SECRET}", SECRET, f"https://[{SECRET}]/"])
 def test_an_address_that_is_none_is_told(url: str) -> None:
     assert refused(url) == "the webhook's address is no http or https URL"
 

@@ -149,6 +149,16 @@ def test_a_server_that_is_loading_is_told(tmp_path: Path) -> None:
         "redis.internal:6379",
         "http://:secret@redis.internal",
         "redis://user:sec/ret@redis.internal:6379",
+        "redis://:4821/secret@redis.internal:6379/0",
+        "redis://:4821?secret@redis.internal:6379/0",
+        "redis://:4821?secret=1@redis.internal:6379/0",
+        "redis://secret/1@redis.internal",
+        "redis://secret?1@redis.internal",
+        "redis://secret#1@redis.internal",
+        "rediss://:4821#secret@redis.internal",
+        "redis://:4821#secret",
+        "unix://user:4821/secret@/run/redis.sock",
+        "redis://redis.internal/secret",
         "redis://:secret@redis.internal:port",
         "redis://:secret@[redis.internal",
         "redis://:secret@redis.internal?socket_timeout=long",
@@ -160,7 +170,9 @@ def test_a_malformed_url_is_told_by_its_variable_and_never_quoted(url: str) -> N
     told = trouble(url)
 
     assert told.startswith("MESSAGE_CLEANUP_REDIS_URL can't be understood")
-    assert "sec" not in told
+    assert "percent-encode" in told
+    for part in ("sec", "4821", "internal"):
+        assert part not in told
 
 
 def test_options_of_the_url_lift_no_limit(listener: Serve) -> None:
