@@ -13,6 +13,9 @@ CLOCK_SKEW = timedelta(minutes=5)
 """How far the clock of whoever tells of an attempt may be ahead of ours."""
 
 _LONGEST_LINE = 200
+_NAMED_SECRET = re.compile(
+    r"""((?:pass(?:word|wd|phrase)?|pwd|secret|token)["']?\s*[=:]\s*)("[^"]*"|'[^']*'|\S+)""", re.IGNORECASE
+)
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -94,10 +97,20 @@ def attempt_day(scheduled: datetime | None, started: datetime | None, reported: 
 
 
 def one_line(text: str) -> str:
-    """Return the text's first line, not too long, without control characters and a URL's credentials."""
+    """Return the text's first line, not too long, without control characters and passwords.
+
+    Rather too much is masked than too little: no text tells by itself where a password in it ends.
+    """
     first = next((line for line in text.splitlines() if line.strip()), "")
     visible = "".join(character for character in first if character.isprintable()).strip()
-    return re.sub(r"://[^@\s/]*@", "://…@", visible)[:_LONGEST_LINE]
+    return _NAMED_SECRET.sub(r"\1…", _without_credentials(visible))[:_LONGEST_LINE]
+
+
+def _without_credentials(line: str) -> str:
+    """Leave out what stands between a URL's scheme and the line's last `@`: a password may hold any character."""
+    before, scheme_ends, rest = line.partition("://")
+    _, credentials_end, place = rest.rpartition("@")
+    return f"{before}://…@{place}" if scheme_ends and credentials_end else line
 
 
 def describe(error: Exception) -> str:

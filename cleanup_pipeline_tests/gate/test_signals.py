@@ -73,6 +73,34 @@ def test_an_error_without_words_is_told_by_its_kind() -> None:
     assert describe(TimeoutError()) == "TimeoutError"
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("connect postgres://u:secret@db/app failed", "connect postgres://…@db/app failed"),
+        ("connect postgres://u:sec@ret@db/app failed", "connect postgres://…@db/app failed"),
+        ("connect postgres://u:sec/ret@db/app failed", "connect postgres://…@db/app failed"),
+        ("connect postgres://u:sec?r#et@db/app failed", "connect postgres://…@db/app failed"),
+        ("connect postgres://u:sec ret@db/app failed", "connect postgres://…@db/app failed"),
+        ("redis://cache refused, postgres://u:secret@db too", "redis://…@db too"),
+        ("no route for host=db password=secret dbname=app", "no route for host=db password=… dbname=app"),
+        ('refused {"dbPassword": "sec ret", "port": 1}', 'refused {"dbPassword": …, "port": 1}'),
+        ("redis://cache?db=1&password=secret&ssl=no", "redis://cache?db=1&password=…"),
+        ("password authentication failed for user app", "password authentication failed for user app"),
+        ("https://chat.internal/purge answered 500", "https://chat.internal/purge answered 500"),
+    ],
+)
+def test_a_password_in_free_text_is_masked_however_it_is_written(said: str, told: str) -> None:
+    assert one_line(said) == told
+
+
+def test_a_password_is_masked_before_the_text_is_cut_however_long_that_is() -> None:
+    far = 10**6
+
+    assert one_line(f"://u:{'p' * far}@db") == "://…@db"
+    assert one_line(f"secret={'p' * far}") == "secret=…"
+    assert len(one_line("://" * far)) == len(one_line("pwd = " * far)) == 200
+
+
 def test_free_text_is_cut_to_one_short_line_without_control_characters() -> None:
     assert one_line("\n  \x1b[31mboom\x07 \nmore") == "[31mboom"
     assert len(one_line("x" * 1000)) == 200
