@@ -19,6 +19,7 @@ from cleanup_pipeline.gate.dagster_facts import FAILURE_REASON_TAG, complete_goo
 from cleanup_pipeline.gate.day import nightly, utc_day
 from cleanup_pipeline.gate.look import look
 from cleanup_pipeline.gate.pause import keep_note
+from cleanup_pipeline.gate.runs import JOB
 from cleanup_pipeline.gate.signals import one_line
 from cleanup_pipeline.rules import RULES_ON, Rule
 
@@ -98,7 +99,7 @@ def _days(instance: DagsterInstance, records: Sequence[EventLogRecord]) -> dict[
     run_ids = sorted({record.run_id for record in records if record.run_id})
     if not run_ids:
         return {}
-    runs = instance.get_runs(RunsFilter(run_ids=run_ids))
+    runs = instance.get_runs(RunsFilter(job_name=JOB, run_ids=run_ids))
     days = {run.run_id: day_of(run.tags.get(tags.DAY)) for run in runs}
     return {run_id: day for run_id, day in days.items() if day is not None}
 

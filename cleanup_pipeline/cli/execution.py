@@ -11,9 +11,9 @@ from cleanup_pipeline.cli.options import Request
 from cleanup_pipeline.cli.report import Report, RuleReport, link_to, not_run
 from cleanup_pipeline.definitions import defs
 from cleanup_pipeline.defs.resources import Observer
-from cleanup_pipeline.defs.tick import JOB
 from cleanup_pipeline.gate import tags
 from cleanup_pipeline.gate.dagster_facts import REPOSITORY_TAG
+from cleanup_pipeline.gate.runs import JOB
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep.result import Progress, Result, Status
 

@@ -16,13 +16,12 @@ from cleanup_pipeline.cli.output import Stream, Streams
 from cleanup_pipeline.cli.report import document
 from cleanup_pipeline.cli.storage import Storage, StorageError, find_storage
 from cleanup_pipeline.cli.watch import Watch
-from cleanup_pipeline.defs.tick import JOB
 from cleanup_pipeline.gate import day
 from cleanup_pipeline.gate.dagster_facts import latest_runs
 from cleanup_pipeline.gate.decision import Decision
 from cleanup_pipeline.gate.look import look
 from cleanup_pipeline.gate.pause import Pause, find_pause
-from cleanup_pipeline.gate.runs import DayRun
+from cleanup_pipeline.gate.runs import JOB, DayRun
 from cleanup_pipeline.gate.signals import Signal, describe
 from cleanup_pipeline.postgres import CleanupError, Session, explain
 from cleanup_pipeline.sweep.as_of import choose_as_of

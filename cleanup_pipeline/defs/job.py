@@ -3,7 +3,7 @@
 from dagster import AssetSelection, define_asset_job
 
 from cleanup_pipeline.defs.assets import ASSETS
-from cleanup_pipeline.defs.tick import JOB
+from cleanup_pipeline.gate.runs import JOB
 
 session_cleanup = define_asset_job(
     JOB,

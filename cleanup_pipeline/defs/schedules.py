@@ -2,9 +2,10 @@
 
 from dagster import DefaultScheduleStatus, RunRequest, ScheduleEvaluationContext, SkipReason, schedule
 
-from cleanup_pipeline.defs.tick import JOB, tick
+from cleanup_pipeline.defs.tick import tick
 from cleanup_pipeline.gate.day import NIGHTLY_CRON, utc_day
 from cleanup_pipeline.gate.pause import SCHEDULE
+from cleanup_pipeline.gate.runs import JOB
 
 
 @schedule(

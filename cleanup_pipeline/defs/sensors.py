@@ -3,8 +3,9 @@
 from dagster import DefaultSensorStatus, RunRequest, SensorEvaluationContext, SkipReason, sensor
 
 from cleanup_pipeline.defs.alerting import alert
-from cleanup_pipeline.defs.tick import JOB, tick
+from cleanup_pipeline.defs.tick import tick
 from cleanup_pipeline.gate.pause import SENSOR, SENSOR_EVERY_S
+from cleanup_pipeline.gate.runs import JOB
 
 
 @sensor(

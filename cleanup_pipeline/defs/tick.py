@@ -13,8 +13,6 @@ from cleanup_pipeline.gate.look import look
 from cleanup_pipeline.gate.record import record_attempts
 from cleanup_pipeline.gate.signals import describe
 
-JOB = "session_cleanup"
-
 
 def tick(
     instance: DagsterInstance, trigger: Literal["schedule", "sensor"], of_day: date | None = None

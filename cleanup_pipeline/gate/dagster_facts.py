@@ -24,7 +24,7 @@ from dagster import (
 
 from cleanup_pipeline.gate import tags
 from cleanup_pipeline.gate.day import clock, utc_day
-from cleanup_pipeline.gate.runs import DayRun, RunStatus
+from cleanup_pipeline.gate.runs import JOB, DayRun, RunStatus
 from cleanup_pipeline.gate.signals import CLOCK_SKEW, Signal, State, attempt_day, one_line
 
 MESSAGE_CLEANUP = AssetKey(["chat_service", "message_cleanup"])
@@ -104,8 +104,12 @@ class MessageCleanupReports:
 
 
 def day_runs(instance: DagsterInstance, day: date) -> list[DayRun]:
-    """Return every run that carries the day, re-executions too, newest first. Raises what Dagster's storage raises."""
-    return [_day_run(instance, record) for record in instance.get_run_records(RunsFilter(tags={tags.DAY: str(day)}))]
+    """Return every run of our job that carries the day, re-executions too, newest first.
+
+    Raises what Dagster's storage raises.
+    """
+    of_day = RunsFilter(job_name=JOB, tags={tags.DAY: str(day)})
+    return [_day_run(instance, record) for record in instance.get_run_records(of_day)]
 
 
 def latest_runs(instance: DagsterInstance, job: str, limit: int) -> list[DayRun]:
@@ -232,7 +236,8 @@ def _day_run(instance: DagsterInstance, record: RunRecord) -> DayRun:
     outcome = _own_outcome(run)
     return DayRun(
         run_id=run.run_id,
-        day=day_of(run.tags.get(tags.DAY)),
+        # Anybody may put the tag on a run of another job.
+        day=day_of(run.tags.get(tags.DAY)) if run.job_name == JOB else None,
         trigger=run.tags.get(tags.TRIGGER),
         status=_status(run, outcome),
         created=record.create_timestamp,

@@ -6,6 +6,9 @@ from typing import Literal
 
 from cleanup_pipeline.gate.tags import Outcome
 
+JOB = "session_cleanup"
+"""The job whose runs these are."""
+
 RunStatus = Literal["queued", "running", "success", "failed", "refused", "skipped", "interrupted", "superseded"]
 
 

@@ -11,6 +11,7 @@ from cleanup_pipeline.gate.dagster_facts import (
     MESSAGE_CLEANUP,
     MessageCleanupReports,
     MessageCleanupRuns,
+    complete_good_runs,
     day_runs,
     latest_runs,
 )
@@ -323,6 +324,14 @@ def test_runs_of_another_day_and_manual_runs_are_not_the_days(instance: DagsterI
     assert day_runs(instance, TODAY) == []
     (newest, _) = latest_runs(instance, "session_cleanup", limit=10)
     assert (newest.run_id, newest.day, newest.trigger) == (manual, None, "manual")
+
+
+def test_a_run_of_another_job_that_carries_the_day_is_not_the_days(instance: DagsterInstance) -> None:
+    other = add_run(instance, "nightly_report", SUCCESS, tagged={tags.DAY: str(TODAY), tags.TRIGGER: "schedule"})
+    instance.add_run_tags(other, tags.outcome_tags(other, "success"))
+
+    assert day_runs(instance, TODAY) == []
+    assert complete_good_runs(instance, {"an op"}) == []
 
 
 def test_a_day_that_can_not_be_read_is_none(instance: DagsterInstance) -> None:
