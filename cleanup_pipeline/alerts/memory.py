@@ -28,7 +28,7 @@ class Memory:
             since = datetime.fromisoformat(known["watched_since"])
             pending = {str(event_id): str(text) for event_id, text in known["pending"].items()}
             return cls(since.astimezone(UTC), [str(event_id) for event_id in known["acknowledged"]], pending)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return cls(now)
 
     def write(self) -> str:

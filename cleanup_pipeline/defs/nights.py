@@ -4,6 +4,7 @@ Every question is bounded, and none of them is worth a run: what can't be read i
 """
 
 import base64
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -11,7 +12,7 @@ from typing import cast
 
 from dagster import AssetKey, AssetRecordsFilter, DagsterInstance, EventLogRecord
 
-from cleanup_pipeline.gate.day import utc_day
+from cleanup_pipeline.gate.day import from_epoch, utc_day
 from cleanup_pipeline.rules import RULES_ON, Rule
 from cleanup_pipeline.sweep.result import Result, Status
 
@@ -83,12 +84,12 @@ def _by_day(records: Iterable[EventLogRecord], run_id: str) -> dict[date, Night]
 def _number(record: EventLogRecord, name: str) -> float | None:
     event = record.asset_materialization or record.asset_observation
     value = event.metadata.get(name) if event else None
-    return cast("float | None", value.value) if value and isinstance(value.value, int | float) else None
+    number = cast("float | None", value.value) if value and isinstance(value.value, int | float) else None
+    return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
 def _as_of(record: EventLogRecord) -> datetime | None:
-    epoch = _number(record, "as_of")
-    return None if epoch is None else datetime.fromtimestamp(epoch, UTC)
+    return from_epoch(_number(record, "as_of"))
 
 
 # --- As a line of text.

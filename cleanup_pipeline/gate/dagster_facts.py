@@ -1,6 +1,5 @@
 """What a Dagster instance knows: attempts of message cleanup, and the day's own runs."""
 
-import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -23,7 +22,7 @@ from dagster import (
 )
 
 from cleanup_pipeline.gate import tags
-from cleanup_pipeline.gate.day import clock, utc_day
+from cleanup_pipeline.gate.day import clock, from_epoch, utc_day
 from cleanup_pipeline.gate.runs import JOB, DayRun, RunStatus
 from cleanup_pipeline.gate.signals import CLOCK_SKEW, Signal, State, attempt_day, one_line
 
@@ -43,8 +42,6 @@ MAX_RUNTIME_TAG = "dagster/max_runtime"
 RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 FAILURE_REASON_TAG = "dagster/failure_reason"
 
-# From here on a number can't be seconds (it would be the year 5138): it is milliseconds, as JavaScript counts.
-_MILLISECONDS_FROM = 1e11
 MOST_RECORDS = 500
 """Far more than two days bring, and few enough to be read in a moment."""
 # A day brings one, and an incident some of single rules.
@@ -140,7 +137,7 @@ def yesterday(now: datetime) -> datetime:
 def _signal_of_run(record: RunRecord) -> Signal | None:
     """Return the attempt that a run of message cleanup is, or None where it was given up before it began."""
     run = record.dagster_run
-    started, ended = _instant(record.start_time), _instant(record.end_time)
+    started, ended = from_epoch(record.start_time), from_epoch(record.end_time)
     if run.status is DagsterRunStatus.CANCELED and started is None:
         return None
     state, moment = _state_of_run(run, started, ended)
@@ -193,7 +190,7 @@ def _signal_of_report(record: EventLogRecord, run: RunRecord | None, now: dateti
     scheduled, started = _time_of_metadata(metadata.get(SCHEDULED_FOR)), _time_of_metadata(metadata.get(STARTED_AT))
     if run:
         scheduled = scheduled or _time(run.dagster_run.tags.get(SCHEDULED_TIME_TAG))
-        started = started or _instant(run.start_time)
+        started = started or from_epoch(run.start_time)
     return Signal(
         source="materialization",
         state="succeeded",
@@ -208,7 +205,7 @@ def _time_of_metadata(value: MetadataValue[Any] | None) -> datetime | None:
     if isinstance(value, TextMetadataValue):
         return _time(value.text)
     if isinstance(value, FloatMetadataValue | IntMetadataValue | TimestampMetadataValue):
-        return _instant(cast("float | None", value.value))
+        return from_epoch(cast("float | None", value.value))
     return None
 
 
@@ -218,16 +215,6 @@ def _time(text: str | None) -> datetime | None:
         instant = datetime.fromisoformat((text or "").strip())
         return instant.astimezone(UTC) if instant.tzinfo else None
     except (ValueError, OverflowError):
-        return None
-
-
-def _instant(epoch: float | None) -> datetime | None:
-    """Read an instant in seconds or milliseconds since 1970; a number that is no instant is none."""
-    if epoch is None or not math.isfinite(epoch):
-        return None
-    try:
-        return datetime.fromtimestamp(epoch / 1000 if abs(epoch) >= _MILLISECONDS_FROM else epoch, UTC)
-    except (ValueError, OverflowError, OSError):
         return None
 
 
@@ -242,8 +229,8 @@ def _day_run(instance: DagsterInstance, record: RunRecord) -> DayRun:
         status=_status(run, outcome),
         created=record.create_timestamp,
         outcome=outcome,
-        started=_instant(record.start_time),
-        ended=_instant(record.end_time),
+        started=from_epoch(record.start_time),
+        ended=from_epoch(record.end_time),
         claimed=run.tags.get(tags.CLAIM) == run.run_id,
         lost_after=_lost_after(instance, record),
     )
@@ -289,7 +276,7 @@ def _lost_after(instance: DagsterInstance, record: RunRecord) -> datetime | None
             if run.status is DagsterRunStatus.STARTING:
                 since = record.update_timestamp
         case DagsterRunStatus.STARTED | DagsterRunStatus.SUSPENDED:
-            since, limit = _instant(record.start_time) or record.create_timestamp, _longest_runtime(instance, run)
+            since, limit = from_epoch(record.start_time) or record.create_timestamp, _longest_runtime(instance, run)
         case DagsterRunStatus.CANCELING:
             since, limit = record.update_timestamp, float(instance.run_monitoring_cancel_timeout_seconds)
         case _:

@@ -7,6 +7,10 @@ NIGHTLY_AT = time(4)
 NIGHTLY_CRON = f"{NIGHTLY_AT.minute} {NIGHTLY_AT.hour} * * *"
 
 
+# From here on a number can't be seconds (it would be the year 5138): it is milliseconds, as JavaScript counts.
+_MILLISECONDS_FROM = 1e11
+
+
 def utc_now() -> datetime:
     """Read the wall clock, the only one that the gate looks at. Tests replace this function."""
     return datetime.now(UTC)
@@ -15,6 +19,16 @@ def utc_now() -> datetime:
 def utc_day(instant: datetime) -> date:
     """Return the UTC day of an instant with a zone."""
     return instant.astimezone(UTC).date()
+
+
+def from_epoch(epoch: float | None) -> datetime | None:
+    """Read an instant in seconds or milliseconds since 1970; a number that is no instant, whichever it is, is none."""
+    if epoch is None:
+        return None
+    try:
+        return datetime.fromtimestamp(epoch / 1000 if abs(epoch) >= _MILLISECONDS_FROM else epoch, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def at(day: date, hour: time) -> datetime:

@@ -159,9 +159,9 @@ def _forget(instance: DagsterInstance) -> None:
 def _instant(value: object) -> datetime | None:
     try:
         instant = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
+        return instant.astimezone(UTC) if instant is not None and instant.tzinfo else None
+    except (ValueError, OverflowError):
         return None
-    return instant if instant is not None and instant.tzinfo else None
 
 
 def _text(value: object) -> str | None:

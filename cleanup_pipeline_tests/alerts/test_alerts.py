@@ -305,7 +305,10 @@ def test_a_storage_that_is_down_is_told_in_the_tick(
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.parametrize("cursor", [None, "", "nonsense", "[]", "{}", '{"watched_since": 3}'])
+NO_INSTANT = '{"watched_since": "0001-01-01T00:00:00+14:00", "pending": {}, "acknowledged": []}'
+
+
+@pytest.mark.parametrize("cursor", [None, "", "nonsense", "[]", "{}", '{"watched_since": 3}', NO_INSTANT])
 def test_any_cursor_will_do(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, cursor: str | None) -> None:
     watch = Watch(instance, monkeypatch)
     watch.cursor = cursor

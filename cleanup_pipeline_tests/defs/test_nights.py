@@ -11,9 +11,9 @@ import pytest
 from dagster import AssetKey, AssetMaterialization, AssetObservation, DagsterEventType, DagsterInstance, MetadataValue
 
 from cleanup_pipeline.defs import summary
-from cleanup_pipeline.defs.nights import NIGHTS, Night, last_nights, picture, spark
+from cleanup_pipeline.defs.nights import NIGHTS, Night, clean_at, last_nights, picture, spark
 from cleanup_pipeline.demo.data import plant
-from cleanup_pipeline.rules import RULES
+from cleanup_pipeline.rules import OLD_DECLINES, RULES
 from cleanup_pipeline.sweep.result import Result, Status
 from cleanup_pipeline_tests.defs.runs import metadata_of, run_job
 
@@ -56,7 +56,18 @@ def test_a_night_counts_for_the_day_that_it_was_meant_for_and_nights_of_long_ago
 def test_other_reports_of_the_assets_are_no_nights(instance: DagsterInstance) -> None:
     instance.report_runless_asset_event(AssetMaterialization(DECLINES, metadata={"rows_affected": "many"}))
     instance.report_runless_asset_event(AssetMaterialization(DECLINES))
+    instance.report_runless_asset_event(AssetMaterialization(DECLINES, metadata={"rows_affected": float("nan")}))
     assert set(declines(instance)) == {Night()}
+
+
+@pytest.mark.parametrize("odd", [float("inf"), 1e300, -1e300, 10**400], ids=["inf", "late", "early", "400 digits"])
+def test_a_night_whose_as_of_is_no_instant_counts_for_the_day_of_its_report(
+    instance: DagsterInstance, odd: float
+) -> None:
+    metadata = {"rows_affected": 8, "rows_remaining": 0, "as_of": odd}
+    instance.report_runless_asset_event(AssetMaterialization(DECLINES, metadata=metadata))
+    assert declines(instance)[-1] == Night(8, True)
+    assert clean_at(instance, OLD_DECLINES) is None
 
 
 def test_the_picture_is_an_image_that_a_browser_can_draw_and_names_every_rule() -> None:

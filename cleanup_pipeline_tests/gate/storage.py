@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, time
+from typing import Any
 from uuid import uuid4
 
 from dagster import AssetMaterialization, DagsterEventType, DagsterInstance, DagsterRun, MetadataValue
@@ -82,7 +83,7 @@ def end(instance: DagsterInstance, run_id: str, outcome: Outcome, event: str, at
     happen(instance, run_id, event, at)
 
 
-def report(instance: DagsterInstance, **metadata: str | float | MetadataValue[float]) -> None:
+def report(instance: DagsterInstance, **metadata: str | float | MetadataValue[Any]) -> None:
     """Report message cleanup as the REST endpoint does."""
     instance.report_runless_asset_event(AssetMaterialization(MESSAGE_CLEANUP, metadata=metadata))
 

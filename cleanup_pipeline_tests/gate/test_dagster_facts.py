@@ -1,6 +1,7 @@
 """What a Dagster instance on PostgreSQL knows about message cleanup and about the day's own runs."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from dagster import DagsterInstance, MaterializeResult, MetadataValue, asset, job, materialize, op
@@ -186,7 +187,7 @@ FINISHED = today("03:04:05")
     ],
 )
 def test_a_report_counts_for_the_time_it_names(
-    instance: DagsterInstance, finished_at: str | float | MetadataValue[float]
+    instance: DagsterInstance, finished_at: str | float | MetadataValue[Any]
 ) -> None:
     report(instance, finished_at=finished_at)
 
@@ -209,16 +210,36 @@ def test_a_report_may_tell_when_its_attempt_was_due_or_started(instance: Dagster
 
 @pytest.mark.parametrize(
     "finished_at",
-    ["yesterday", "", f"{TODAY}T03:04:05", str(TODAY), float("nan"), float("inf"), 1e300, -1e300, "3" * 5000],
+    [
+        *("yesterday", "", f"{TODAY}T03:04:05", str(TODAY), "3" * 5000, "0001-01-01T00:00:00+14:00"),
+        *(float("nan"), float("inf"), 1e300, -1e300, 10**400, -(10**400), 10**18),
+        *(MetadataValue.bool(True), MetadataValue.null(), MetadataValue.json({"at": 1}), MetadataValue.md("now")),
+    ],
+    ids=lambda value: str(value)[:30],
 )
-def test_a_report_that_can_not_be_understood_is_told_and_opens_nothing(
-    instance: DagsterInstance, finished_at: str | float
+def test_a_report_that_can_not_be_understood_is_told_opens_nothing_and_hides_no_other(
+    instance: DagsterInstance, finished_at: str | float | MetadataValue[Any]
 ) -> None:
+    report(instance, finished_at=FINISHED.isoformat())
     report(instance, finished_at=finished_at)
 
-    (signal,) = of_reports(instance)
-    assert (signal.state, signal.day) == ("unknown", None)
-    assert "does not count, its finished_at can't be understood" in str(signal.detail)
+    odd, sound = of_reports(instance)
+    assert (odd.state, odd.day) == ("unknown", None)
+    assert "does not count, its finished_at can't be understood" in str(odd.detail)
+    assert (sound.state, sound.at) == ("succeeded", FINISHED)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["soon", f"{TODAY}T03:00:00", float("nan"), 10**400, "0001-01-01T00:00:00+14:00"],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_start_or_a_due_time_that_can_not_be_understood_is_left_out(
+    instance: DagsterInstance, odd: str | float
+) -> None:
+    report(instance, finished_at=FINISHED.isoformat(), started_at=odd, scheduled_for=odd)
+
+    assert of_reports(instance) == [Signal(source="materialization", state="succeeded", at=FINISHED, day=TODAY)]
 
 
 @pytest.mark.parametrize(("ahead", "state"), [(timedelta(minutes=5), "succeeded"), (timedelta(minutes=6), "unknown")])
