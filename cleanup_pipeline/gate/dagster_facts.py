@@ -1,5 +1,6 @@
 """What a Dagster instance knows: attempts of message cleanup, and the day's own runs."""
 
+import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -42,6 +43,8 @@ MAX_RUNTIME_TAG = "dagster/max_runtime"
 RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 FAILURE_REASON_TAG = "dagster/failure_reason"
 
+# Nobody means a longer limit, and far longer ones no calendar has room for.
+_LONGEST_RUNTIME_S = timedelta(days=365).total_seconds()
 MOST_RECORDS = 500
 """Far more than two days bring, and few enough to be read in a moment."""
 # A day brings one, and an incident some of single rules.
@@ -287,8 +290,10 @@ def _lost_after(instance: DagsterInstance, record: RunRecord) -> datetime | None
 
 
 def _longest_runtime(instance: DagsterInstance, run: DagsterRun) -> float:
-    """Return the limit in seconds; 0: none."""
+    """Return the limit in seconds; 0: none. A tag that can't be meant as one is passed over."""
     try:
-        return float(run.tags[MAX_RUNTIME_TAG])
-    except (KeyError, ValueError):
-        return float(instance.run_monitoring_max_runtime_seconds)
+        limit = float(run.tags.get(MAX_RUNTIME_TAG, ""))
+    except ValueError:
+        limit = math.nan
+    meant = 0 <= limit <= _LONGEST_RUNTIME_S
+    return limit if meant else float(instance.run_monitoring_max_runtime_seconds)

@@ -385,6 +385,17 @@ def test_a_run_with_a_longest_runtime_is_lost_after_it(instance: DagsterInstance
     assert only_run(instance).lost_after == today("05:00") + looks
 
 
+@pytest.mark.parametrize("odd", ["soon", "", "nan", "inf", "-inf", "1e300", "1" * 400, "-5"], ids=lambda odd: odd[:8])
+def test_of_a_longest_runtime_that_is_none_the_instances_own_takes_the_place(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    monkeypatch.setattr(type(instance), "run_monitoring_max_runtime_seconds", 7200)
+    add_run(instance, events={"start": "04:00"}, tagged={tags.DAY: str(TODAY), dagster_facts.MAX_RUNTIME_TAG: odd})
+
+    looks = timedelta(seconds=2 * instance.run_monitoring_poll_interval_seconds)
+    assert only_run(instance).lost_after == today("06:00") + looks
+
+
 def test_the_json_of_a_run_is_the_one_that_is_promised(instance: DagsterInstance) -> None:
     run_id = add_day_run(instance, {"start": "04:00"})
     end(instance, run_id, "success", "success", "04:02")
