@@ -32,6 +32,7 @@ from cleanup_pipeline.defs.story import observed_metadata
 from cleanup_pipeline.gate import tags
 from cleanup_pipeline.postgres import CleanupError, Session
 from cleanup_pipeline.rules import Rule
+from cleanup_pipeline.sweep.plan import plan
 from cleanup_pipeline.sweep.result import Progress, Result, Status
 from cleanup_pipeline.sweep.sweep import Sweep
 
@@ -172,7 +173,19 @@ class _Work:
         for progress in sweep:
             self._latest = progress
             self._observer.progress(progress)
+        if self._cleanup_run.night_is_over():
+            self._count_what_is_left(sweep.result, self._session)
         return sweep.result
+
+    def _count_what_is_left(self, result: Result, session: Session) -> None:
+        """Make known what the next night goes on with, of a rule that the night had no time for."""
+        if result.status is not Status.SUCCESS or result.remaining is not None:
+            return
+        left = plan(self._rule, session, self._cleanup_run.options(self._age), self._observer.stop)
+        if left.status is Status.INTERRUPTED:
+            result.status, result.error = left.status, left.error
+        elif left.status is not Status.FAILED:
+            result.remaining, result.oldest = left.candidates, left.oldest
 
     def _watch(self, future: "Future[Result]") -> None:
         logged = looked = time.monotonic()

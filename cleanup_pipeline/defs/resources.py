@@ -19,6 +19,7 @@ from cleanup_pipeline.defs import summary
 from cleanup_pipeline.defs.claim import claim_day, lock_name
 from cleanup_pipeline.gate import day as clock
 from cleanup_pipeline.gate import tags
+from cleanup_pipeline.gate.dagster_facts import was_started_again_by_a_person
 from cleanup_pipeline.gate.settings import Settings
 from cleanup_pipeline.postgres import (
     APPLICATION_NAME,
@@ -101,13 +102,15 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
     _session: Session | None = PrivateAttr(default=None)
     _as_of: datetime | None = PrivateAttr(default=None)
     _budget: Budget = PrivateAttr(default_factory=Budget)
+    _night_ends: float | None = PrivateAttr(default=None)
     _results: list[Result] = PrivateAttr(default_factory=list)
 
     def setup_for_execution(self, context: InitResourceContext) -> None:
         """Begin with nothing; the database is connected to by the first op, whose events then tell of it."""
         self._session, self._as_of, self._results = None, None, []
         deadline = None if self.max_seconds is None else time.monotonic() + self.max_seconds
-        self._budget = Budget(self.max_rows, _earliest(deadline, _night_end(context.run)))
+        self._night_ends = _night_end(context.run, context.instance)
+        self._budget = Budget(self.max_rows, _earliest(deadline, self._night_ends))
 
     def begin(self, postgres: PostgresResource, run: DagsterRun, instance: DagsterInstance) -> Session:
         """Connect, fix `as_of` and claim the day, where that is not done yet; returns the run's one session.
@@ -143,6 +146,10 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
     def limited(self) -> bool:
         """Whether the rows or the time of the run are used up."""
         return self._budget.spent
+
+    def night_is_over(self) -> bool:
+        """Whether the run is to do no more since the night has ended."""
+        return self._night_ends is not None and time.monotonic() >= self._night_ends
 
     def measure(self, rule: Rule) -> Footprint | None:
         """Measure the rule's table, where there is a connection to do so."""
@@ -212,18 +219,24 @@ def _planned(run: DagsterRun) -> list[Rule]:
     ]
 
 
-def _night_end(run: DagsterRun | None) -> float | None:
-    """When the run of a day stops, on the monotonic clock."""
+def _night_end(run: DagsterRun | None, instance: DagsterInstance | None) -> float | None:
+    """When the run of a day stops, on the monotonic clock; at once, where the night is over when it begins.
+
+    It may have been in the queue for long. One that a person starts again after the night's end is meant to work.
+    """
     day = run.tags.get(tags.DAY) if run is not None else None
-    if day is None:
+    if run is None or day is None:
         return None
     try:
         end = Settings.from_environment(os.environ).night_end(date.fromisoformat(day))
     except ValueError:  # GateConfigurationError is one
         return None  # the gate has said so; a run that was started all the same is not to fail by it
-    left_s = 0.0 if end is None else (end - clock.utc_now()).total_seconds()
-    # A run that somebody starts after the night's end is meant to work.
-    return time.monotonic() + left_s if left_s > 0 else None
+    if end is None:
+        return None
+    left_s = (end - clock.utc_now()).total_seconds()
+    if left_s <= 0 and instance is not None and was_started_again_by_a_person(instance, run):
+        return None
+    return time.monotonic() + left_s
 
 
 def _earliest(*deadlines: float | None) -> float | None:

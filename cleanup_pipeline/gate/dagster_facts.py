@@ -40,6 +40,7 @@ SCHEDULED_TIME_TAG = ".dagster/scheduled_execution_time"
 REPOSITORY_TAG = ".dagster/repository"
 WILL_RETRY_TAG = "dagster/will_retry"
 MAX_RUNTIME_TAG = "dagster/max_runtime"
+PARENT_RUN_TAG = "dagster/parent_run_id"
 RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 FAILURE_REASON_TAG = "dagster/failure_reason"
 
@@ -122,6 +123,15 @@ def complete_good_runs(instance: DagsterInstance, ops: Set[str]) -> list[DayRun]
     records = instance.get_run_records(RunsFilter(tags={tags.OUTCOME: "success"}), limit=_MOST_GOOD)
     runs = ((record.dagster_run, _day_run(instance, record)) for record in records)
     return [run for stored, run in runs if run.good and (run.day or ops <= set(stored.step_keys_to_execute or ()))]
+
+
+def was_started_again_by_a_person(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Whether the run is another's re-execution, and not the one by which Dagster itself retries a run that it lost."""
+    parent_id = run.tags.get(PARENT_RUN_TAG)
+    if parent_id is None:
+        return False
+    parent = instance.get_run_by_id(parent_id)
+    return parent is None or parent.tags.get(RETRIED_BY_TAG) != run.run_id
 
 
 def location_of(run: DagsterRun) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, time
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from cleanup_pipeline.defs.resources import Observer
 from cleanup_pipeline.demo.data import plant
 from cleanup_pipeline.gate import day
+from cleanup_pipeline.gate.dagster_facts import RETRIED_BY_TAG
 from cleanup_pipeline.gate.look import look
 from cleanup_pipeline.sweep.result import Status
 from cleanup_pipeline_tests.defs.runs import CHECKOUT, NEVER_ENDING, execute_job, messages_of, metadata_of, run_job
@@ -148,6 +150,7 @@ def test_at_the_nights_end_a_run_stops_cleanly_and_is_a_good_run_that_tells_what
 
     assert ended(instance, run.run_id) == (DagsterRunStatus.SUCCESS, "success")
     assert {result.status for result in observer.results.values()} == {Status.SUCCESS}
+    assert all(result.remaining for result in observer.results.values())
     sessions = observer.results["expired_sessions"]
     assert sessions.remaining
     assert (sessions.affected + sessions.remaining, sessions.error) == (1000, None)
@@ -155,17 +158,43 @@ def test_at_the_nights_end_a_run_stops_cleanly_and_is_a_good_run_that_tells_what
     assert look(instance, seconds_before, os.environ).state == "done"
 
 
-def test_a_run_that_somebody_starts_after_the_nights_end_works(
-    planted: str, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    after = datetime.combine(date.fromisoformat(TODAY), time(7), tzinfo=UTC)
-    monkeypatch.setattr(day, "utc_now", lambda: after)
+@pytest.fixture
+def after_the_nights_end(monkeypatch: pytest.MonkeyPatch) -> datetime:
+    now = datetime.combine(date.fromisoformat(TODAY), time(9), tzinfo=UTC)
+    monkeypatch.setattr(day, "utc_now", lambda: now)
     monkeypatch.setenv("CLEANUP_NIGHT_ENDS", "07:00")
+    return now
+
+
+@pytest.mark.parametrize("retried", [False, True], ids=["it waited for long", "Dagster retried a lost run"])
+def test_a_nightly_run_that_begins_after_the_nights_end_stops_at_once_and_tells_what_remains(
+    planted: str, instance: DagsterInstance, after_the_nights_end: datetime, *, retried: bool
+) -> None:
+    run_id = str(uuid4())
+    tags = NIGHTLY | (_again(instance, {RETRIED_BY_TAG: run_id}) if retried else {})
     observer = Observer()
 
-    run_job(planted, instance, tags=NIGHTLY, observer=observer)
+    run = run_job(planted, instance, tags=tags, run_id=run_id, observer=observer)
+
+    assert ended(instance, run.run_id) == (DagsterRunStatus.SUCCESS, "success")
+    assert {(result.status, result.affected) for result in observer.results.values()} == {(Status.SUCCESS, 0)}
+    assert all(result.remaining for result in observer.results.values())
+    assert look(instance, after_the_nights_end, os.environ).state == "done"
+
+
+@pytest.mark.usefixtures("after_the_nights_end")
+def test_a_run_that_somebody_starts_again_after_the_nights_end_works(planted: str, instance: DagsterInstance) -> None:
+    observer = Observer()
+
+    run_job(planted, instance, tags=NIGHTLY | _again(instance, {}), observer=observer)
 
     assert {result.remaining for result in observer.results.values()} == {0}
+
+
+def _again(instance: DagsterInstance, parents_tags: dict[str, str]) -> dict[str, str]:
+    """What a run carries that was started again after another of the day had failed."""
+    parent = add_run(instance, events={"start": "00:00", "failure": "00:00"}, tagged={**NIGHTLY, **parents_tags})
+    return {"dagster/parent_run_id": parent, "dagster/root_run_id": parent}
 
 
 def test_a_manual_run_claims_nothing(planted: str, instance: DagsterInstance) -> None:

@@ -47,6 +47,7 @@ def only_run(instance: DagsterInstance) -> DayRun:
         (dagster_facts.SCHEDULED_TIME_TAG, dagsters.SCHEDULED_EXECUTION_TIME_TAG),
         (dagster_facts.REPOSITORY_TAG, dagsters.REPOSITORY_LABEL_TAG),
         (dagster_facts.WILL_RETRY_TAG, dagsters.WILL_RETRY_TAG),
+        (dagster_facts.PARENT_RUN_TAG, dagsters.PARENT_RUN_ID_TAG),
         (dagster_facts.RETRIED_BY_TAG, dagsters.AUTO_RETRY_RUN_ID_TAG),
         (dagster_facts.MAX_RUNTIME_TAG, dagsters.MAX_RUNTIME_SECONDS_TAG),
         (dagster_facts.FAILURE_REASON_TAG, dagsters.RUN_FAILURE_REASON_TAG),
