@@ -14,7 +14,7 @@ from cleanup_pipeline.cli.report import document
 from cleanup_pipeline.cli.watch import Watch
 from cleanup_pipeline.gate.old_job import QUEUE, old_schedulers
 from cleanup_pipeline.gate.redis_client import RedisUnavailable
-from cleanup_pipeline.gate.settings import GateConfigurationError, Settings
+from cleanup_pipeline.gate.settings import Settings
 from cleanup_pipeline.postgres import CleanupError, Session, explain
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep import preflight
@@ -102,8 +102,11 @@ def work(request: Request, _: Streams, __: Watch) -> Diagnosis:
     with beginning():
         session = Session(the_database())
         session.connection  # noqa: B018 -- to see whether there is one
+    settings = Settings.from_environment(os.environ)
+    malformed = [Finding(Severity.WARNING, f"{fault}.") for fault in settings.faults]
     with session:
-        return Diagnosis([_examine(rule, session) for rule in request.rules], _look_for_the_old_job())
+        examined = [_examine(rule, session) for rule in request.rules]
+    return Diagnosis(examined, [*malformed, *_look_for_the_old_job(settings)])
 
 
 def _examine(rule: Rule, session: Session) -> Examined:
@@ -116,15 +119,12 @@ def _examine(rule: Rule, session: Session) -> Examined:
     return Examined(rule.name, Status.REFUSED if report.refusals else Status.SUCCESS, report.findings)
 
 
-def _look_for_the_old_job() -> list[Finding]:
+def _look_for_the_old_job(settings: Settings) -> list[Finding]:
     """Warn where Redis still plans the job that this pipeline replaces; without Redis nothing is known of it."""
+    if settings.redis_url is None:
+        return []
     try:
-        settings = Settings.from_environment(os.environ)
-        if settings.redis_url is None:
-            return []
         found = old_schedulers(settings.redis_url, settings.redis_prefix)
-    except GateConfigurationError as error:
-        return [Finding(Severity.WARNING, str(error))]
     except RedisUnavailable as error:
         return [Finding(Severity.WARNING, f"Whether the old job still lives in Redis can't be told: {error}.")]
     return [

@@ -229,8 +229,8 @@ def _night_end(run: DagsterRun | None, instance: DagsterInstance | None) -> floa
         return None
     try:
         end = Settings.from_environment(os.environ).night_end(date.fromisoformat(day))
-    except ValueError:  # GateConfigurationError is one
-        return None  # the gate has said so; a run that was started all the same is not to fail by it
+    except (ValueError, OverflowError):
+        return None  # claiming the day says so
     if end is None:
         return None
     left_s = (end - clock.utc_now()).total_seconds()

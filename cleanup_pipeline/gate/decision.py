@@ -69,13 +69,14 @@ def decide(now: datetime, signals: Sequence[Signal], runs: Sequence[DayRun], set
         _because_of_runs(now, day, todays)
         or _because_of_the_clock(now, day, settings, verdict)
         or _because_attempts_are_used_up(now, day, todays)
+        or _because_a_variable_is_malformed(now, day, settings)
         or _because_the_night_is_over(now, day, settings)
         or _because_of_a_pause(now, day, todays)
         or _by_the_gate(now, day, settings, verdict)
     )
     return replace(
         decision,
-        reason=decision.reason if settings.gate_on or decision.state == "off" else _with_gate_off(decision.reason),
+        reason=_with_settings(decision, settings),
         signal=verdict.signal,
         signals=verdict.signals,
         attempt=_attempts(now, todays) + (0 if decision.state in ("done", "running", "failed") else 1),
@@ -129,6 +130,16 @@ def _because_attempts_are_used_up(now: datetime, day: date, runs: Sequence[DayRu
     last = _last_failed(now, runs).over_at()
     said = f"Today's run failed {attempts} times, last at {clock(last, day)}"
     return Decision(state="failed", day=day, reason=_sentence(said, "a person is needed"))
+
+
+def _because_a_variable_is_malformed(now: datetime, day: date, settings: Settings) -> Decision | None:
+    if not settings.faults:
+        return None
+    said = "Nothing is started while a variable is malformed"
+    deadline = at(day, settings.deadline)
+    if _late(now, day, settings):
+        return Decision(state="held", day=day, reason=_sentence(said, f"late since {clock(deadline, day)}"))
+    return Decision(state="waiting", day=day, reason=_sentence(said), try_at=deadline)
 
 
 def _because_the_night_is_over(now: datetime, day: date, settings: Settings) -> Decision | None:
@@ -217,6 +228,12 @@ def _run_key(day: date, runs: Sequence[DayRun]) -> str:
         return f"{day}/first"
     before = ",".join(sorted(run.run_id for run in runs))
     return f"{day}/after/{sha256(before.encode()).hexdigest()[:16]}"
+
+
+def _with_settings(decision: Decision, settings: Settings) -> str:
+    """Say besides what an operator may have forgotten about the settings, or does not know."""
+    reason = decision.reason if settings.gate_on or decision.state == "off" else _with_gate_off(decision.reason)
+    return _sentence(reason.removesuffix("."), *settings.faults)
 
 
 def _with_gate_off(reason: str) -> str:

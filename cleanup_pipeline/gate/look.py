@@ -9,16 +9,13 @@ from cleanup_pipeline.gate.bullmq import MessageCleanupJobs
 from cleanup_pipeline.gate.dagster_facts import MessageCleanupReports, MessageCleanupRuns, day_runs
 from cleanup_pipeline.gate.day import utc_day
 from cleanup_pipeline.gate.decision import Decision, decide, undecided
-from cleanup_pipeline.gate.settings import GateConfigurationError, Settings
+from cleanup_pipeline.gate.settings import Settings
 from cleanup_pipeline.gate.signals import Signal, SignalSource, describe, listen
 
 
 def look(instance: DagsterInstance, now: datetime, environment: Mapping[str, str]) -> Decision:
     """Decide at `now`, the wall clock. Whatever is wrong becomes a reason to wait: this never raises."""
-    try:
-        settings = Settings.from_environment(environment)
-    except GateConfigurationError as error:
-        return undecided(now, str(error))
+    settings = Settings.from_environment(environment)
     sources = _sources(instance, settings)
     try:
         runs = day_runs(instance, utc_day(now))

@@ -4,23 +4,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
-from typing import Literal
+from typing import Literal, TypeVar
 
 from cleanup_pipeline.gate.day import NIGHTLY_AT, at, next_day
 
+T = TypeVar("T")
 WhenLate = Literal["hold", "run"]
 
 _HOUR = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
-
-
-class GateConfigurationError(ValueError):
-    """A variable of the gate has a value that is not accepted."""
-
-    def __init__(self, variable: str, value: str, accepted: str) -> None:
-        super().__init__(f"{variable} is {value!r}; accepted is {accepted}.")
-        self.variable = variable
-        self.value = value
-        self.accepted = accepted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +21,8 @@ class Settings:
     `deadline` is the hour (UTC) from which a closed gate is late. `night_ends` is the hour (UTC) at which a nightly run
     stops cleanly. `job` and `location` name the Dagster job that is message cleanup; without a location, in any.
     `redis_url` is BullMQ's Redis (None: not looked at), as it was given; `redis_prefix` what its keys begin with.
+    `faults` say which variables are malformed, each as a part of a sentence; they have their defaults, and as long as
+    there are any nothing is started.
     """
 
     gate_on: bool = True
@@ -40,24 +33,23 @@ class Settings:
     location: str | None = None
     redis_url: str | None = field(default=None, repr=False)
     redis_prefix: str | None = None
+    faults: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
-        """Read the settings; an empty value is one that is not set.
-
-        Raises `GateConfigurationError`, which names the variable, its value and what is accepted.
-        """
+        """Read the settings; an empty value is one that is not set, and one that is malformed is among the `faults`."""
+        read = _Environment(environment)
         defaults = cls()
-        deadline = _hour(environment, "CLEANUP_GATE_DEADLINE")
         return cls(
-            gate_on=_choice(environment, "CLEANUP_GATE", ("on", "off")) != "off",
-            deadline=defaults.deadline if deadline is None else deadline,
-            when_late="run" if _choice(environment, "CLEANUP_GATE_WHEN_LATE", ("hold", "run")) == "run" else "hold",
-            night_ends=_hour(environment, "CLEANUP_NIGHT_ENDS"),
-            job=_text(environment, "MESSAGE_CLEANUP_DAGSTER_JOB") or defaults.job,
-            location=_text(environment, "MESSAGE_CLEANUP_DAGSTER_LOCATION"),
-            redis_url=_text(environment, "MESSAGE_CLEANUP_REDIS_URL"),
-            redis_prefix=_text(environment, "MESSAGE_CLEANUP_REDIS_PREFIX"),
+            gate_on=read.choice("CLEANUP_GATE", "on", "off") != "off",
+            deadline=read.hour("CLEANUP_GATE_DEADLINE", defaults.deadline),
+            when_late="run" if read.choice("CLEANUP_GATE_WHEN_LATE", "hold", "run") == "run" else "hold",
+            night_ends=read.hour("CLEANUP_NIGHT_ENDS", None),
+            job=read.text("MESSAGE_CLEANUP_DAGSTER_JOB") or defaults.job,
+            location=read.text("MESSAGE_CLEANUP_DAGSTER_LOCATION"),
+            redis_url=read.text("MESSAGE_CLEANUP_REDIS_URL"),
+            redis_prefix=read.text("MESSAGE_CLEANUP_REDIS_PREFIX"),
+            faults=tuple(read.faults),
         )
 
     def night_end(self, day: date) -> datetime | None:
@@ -67,22 +59,34 @@ class Settings:
         return at(day if self.night_ends > NIGHTLY_AT else next_day(day), self.night_ends)
 
 
-def _text(environment: Mapping[str, str], variable: str) -> str | None:
-    return environment.get(variable, "").strip() or None
+class _Environment:
+    """Reads variables; keeps what is wrong with those that can't be meant."""
 
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.faults: list[str] = []
 
-def _choice(environment: Mapping[str, str], variable: str, choices: tuple[str, ...]) -> str | None:
-    value = _text(environment, variable)
-    if value is not None and value.lower() not in choices:
-        raise GateConfigurationError(variable, value, " or ".join(choices))
-    return value and value.lower()
+    def text(self, variable: str) -> str | None:
+        return self._environment.get(variable, "").strip() or None
 
-
-def _hour(environment: Mapping[str, str], variable: str) -> time | None:
-    value = _text(environment, variable)
-    if value is None:
+    def choice(self, variable: str, *choices: str) -> str | None:
+        value = self.text(variable)
+        if value is None:
+            return None
+        if value.lower() in choices:
+            return value.lower()
+        self._malformed(variable, value, " or ".join(choices))
         return None
-    match = _HOUR.fullmatch(value)
-    if match is None:
-        raise GateConfigurationError(variable, value, "an hour of the day in UTC as HH:MM, such as 06:00")
-    return time(int(match[1]), int(match[2]))
+
+    def hour(self, variable: str, default: T) -> time | T:
+        value = self.text(variable)
+        if value is None:
+            return default
+        match = _HOUR.fullmatch(value)
+        if match:
+            return time(int(match[1]), int(match[2]))
+        self._malformed(variable, value, "an hour of the day in UTC as HH:MM, such as 06:00")
+        return default
+
+    def _malformed(self, variable: str, value: str, accepted: str) -> None:
+        self.faults.append(f"{variable} is {value!r}, accepted is {accepted}")

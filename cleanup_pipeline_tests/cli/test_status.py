@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from psycopg import Connection
 
+from cleanup_pipeline.gate.day import utc_now
 from cleanup_pipeline_tests.cli.conftest import Ended
 
 Cli = Callable[..., Ended]
@@ -57,6 +58,22 @@ def test_what_status_can_not_look_at_is_told_and_no_error(
     assert status.json["runs"] == []
     assert len(status.rules) == 5
     assert cli("status", **variables).code == 0
+
+
+def test_a_malformed_variable_is_told_with_what_is_known_of_message_cleanup(cli: Cli, dagster_home: Path) -> None:
+    status = cli("status", "--json", DAGSTER_HOME=str(dagster_home), CLEANUP_GATE="maybe", CLEANUP_GATE_DEADLINE="0:00")
+
+    assert (status.code, status.json["gate"]["state"]) == (0, "held" if utc_now().hour >= 4 else "waiting")
+    assert "CLEANUP_GATE is 'maybe', accepted is on or off" in status.json["gate"]["reason"]
+    assert [signal["source"] for signal in status.json["gate"]["signals"]] == ["dagster_run", "materialization"]
+
+
+def test_doctor_warns_of_every_malformed_variable(cli: Cli) -> None:
+    told = cli("doctor", CLEANUP_GATE="maybe", CLEANUP_NIGHT_ENDS="late")
+
+    assert told.code == 0
+    assert "CLEANUP_GATE is 'maybe', accepted is on or off." in told.out
+    assert "CLEANUP_NIGHT_ENDS is 'late', accepted is " in told.out
 
 
 def test_doctor_says_what_to_do_and_exits_3_where_a_rule_would_be_refused(cli: Cli, planted: Connection) -> None:

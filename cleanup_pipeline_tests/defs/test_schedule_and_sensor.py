@@ -237,7 +237,8 @@ def test_a_malformed_variable_is_a_reason_to_skip(instance: DagsterInstance, mon
     add_run(instance, "message_cleanup", SUCCESS)
     monkeypatch.setenv("CLEANUP_GATE_DEADLINE", "noon")
 
-    reason = "CLEANUP_GATE_DEADLINE is 'noon'; accepted is an hour of the day in UTC as HH:MM, such as 06:00."
+    fault = "CLEANUP_GATE_DEADLINE is 'noon', accepted is an hour of the day in UTC as HH:MM, such as 06:00"
+    reason = f"Nothing is started while a variable is malformed; {fault}."
     assert skipped(schedule_says(instance)) == skipped(sensor_says(instance)) == reason
 
 

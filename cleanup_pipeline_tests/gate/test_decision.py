@@ -60,6 +60,7 @@ def run(
 
 
 SUCCEEDED = signal("dagster_run", "succeeded", "03:00:04", started="03:00")
+FAULT = "CLEANUP_GATE is 'maybe', accepted is on or off"
 NO_RUN = signal("dagster_run", "unknown")
 NO_REPORT = signal("materialization", "unknown")
 
@@ -551,6 +552,30 @@ HEADED_CASES: list[str | Case] = [
         state="held",
         settings=Settings(night_ends=time(7)),
         reason=("The night ended at 07:00:00 UTC (CLEANUP_NIGHT_ENDS) without a good run; the next run cleans it all."),
+    ),
+    Case(
+        "a variable that is malformed starts nothing, and is told",
+        now="04:00",
+        state="waiting",
+        settings=Settings(faults=(FAULT,)),
+        reason=f"Nothing is started while a variable is malformed; {FAULT}.",
+        by="dagster_run",
+        try_at="06:00",
+    ),
+    Case(
+        "a variable that is still malformed past the deadline holds the gate",
+        now="06:00",
+        state="held",
+        settings=Settings(faults=(FAULT,)),
+        reason=f"Nothing is started while a variable is malformed; late since 06:00:00 UTC; {FAULT}.",
+    ),
+    Case(
+        "a variable that is malformed is told of a day that is done, too",
+        now="06:00",
+        state="done",
+        runs=(run("a", "success", "04:00", "04:02"),),
+        settings=Settings(faults=(FAULT,)),
+        reason=f"Today's run ended well at 04:02:00 UTC; {FAULT}.",
     ),
     Case(
         "a night that ends at 02:00 ends tomorrow",

@@ -58,6 +58,7 @@ SETTINGS = st.builds(
     deadline=HOURS,
     when_late=st.sampled_from(["hold", "run"]),
     night_ends=st.none() | HOURS,
+    faults=st.sampled_from([(), (), (), ("CLEANUP_GATE is malformed",)]),
 )
 SIGNALS_OF_ALL = st.lists(SIGNALS, max_size=6)
 RUNS_OF_ALL = st.lists(RUNS, max_size=6, unique_by=lambda run: run.run_id)
@@ -74,6 +75,7 @@ def test_a_launch_keeps_every_promise(
         return
     todays = [run for run in runs if run.day == utc_day(now)]
     assert now.time() >= time(4)
+    assert not settings.faults
     assert not any(run.good or run.is_on(now) or run.status == "refused" for run in todays)
     assert sum(run.failed(now) for run in todays) < MOST_ATTEMPTS
     assert all(run.over_at() + timedelta(minutes=10) <= now for run in todays)

@@ -1,10 +1,11 @@
 """Settings from the environment."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
 
 import pytest
 
-from cleanup_pipeline.gate.settings import GateConfigurationError, Settings
+from cleanup_pipeline.gate.settings import Settings
 
 
 def test_without_variables_the_gate_is_on_and_holds_from_six() -> None:
@@ -45,12 +46,19 @@ def test_an_empty_variable_is_one_that_is_not_set() -> None:
         ("CLEANUP_NIGHT_ENDS", "morning", "HH:MM"),
     ],
 )
-def test_a_malformed_value_is_refused_by_name(variable: str, value: str, accepted: str) -> None:
-    with pytest.raises(GateConfigurationError) as caught:
-        Settings.from_environment({variable: value})
+def test_a_malformed_value_is_told_by_name_and_hides_no_other(variable: str, value: str, accepted: str) -> None:
+    settings = Settings.from_environment({variable: value, "MESSAGE_CLEANUP_DAGSTER_JOB": "purge"})
 
-    assert f"{variable} is {value!r}; accepted is " in str(caught.value)
-    assert accepted in str(caught.value)
+    (fault,) = settings.faults
+    assert f"{variable} is {value!r}, accepted is " in fault
+    assert accepted in fault
+    assert replace(settings, faults=()) == Settings(job="purge")
+
+
+def test_every_malformed_value_is_told() -> None:
+    settings = Settings.from_environment(dict.fromkeys(["CLEANUP_GATE", "CLEANUP_NIGHT_ENDS"], "perhaps"))
+
+    assert [fault.partition(" ")[0] for fault in settings.faults] == ["CLEANUP_GATE", "CLEANUP_NIGHT_ENDS"]
 
 
 @pytest.mark.parametrize(("hour", "day_of_month"), [("04:01", 24), ("23:00", 24), ("04:00", 25), ("00:00", 25)])
