@@ -19,6 +19,8 @@ LONGEST_LOOK_S = 2.0
 _LONGEST_WAIT_S = 1.5
 _MOST_ROUNDS = 4
 
+_FORBIDDEN = re.compile("no permissions to run the '([^']+)'")
+
 Command = tuple[str | bytes | int, ...]
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -153,8 +155,20 @@ class _Server:
     def _told(self, error: Exception) -> str:
         if isinstance(error, RedisUnavailable):
             return str(error)
-        reason = _reason(error, is_socket="path" in self._settings)
+        reason = self._forbidden(error) or _reason(error, is_socket="path" in self._settings)
         return f"{self._place}: {self._without_password(reason)}"
+
+    def _forbidden(self, error: Exception) -> str | None:
+        """Say which command the user may not use, if it is that, and what grants it."""
+        said = str(error)
+        # A MULTI that was refused shows only at its end.
+        command = "multi" if "EXEC without MULTI" in said else None
+        if forbidden := _FORBIDDEN.search(said):
+            command = one_line(forbidden[1])
+        if command is None:
+            return None
+        user = self._settings.get("username") or "default"
+        return f"its user may not use {command.upper()}; grant it: ACL SETUSER {user} +{command}"
 
     def _without_password(self, text: str) -> str:
         password = self._settings.get("password")

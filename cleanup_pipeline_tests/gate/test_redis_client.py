@@ -211,6 +211,16 @@ def test_a_key_that_may_not_be_read_is_told(redis_db: redis.Redis) -> None:
         assert "its user may not read the queue" in trouble(f"{url}right")
 
 
+@pytest.mark.parametrize("command", ["multi", "exec", "xrevrange", "hmget"])
+def test_a_command_that_may_not_be_used_is_told_with_what_to_grant(redis_db: redis.Redis, command: str) -> None:
+    succeed(redis_db)
+    rules = f"on >right {READ_ONLY} -{command} %R~bull:after-hours-message-cleanup:*"
+    with user(redis_db, "reader", rules) as url:
+        told = trouble(f"{url}right")
+
+    assert told.endswith(f": its user may not use {command.upper()}; grant it: ACL SETUSER reader +{command}")
+
+
 class user:  # noqa: N801 -- reads as a verb
     """A user of Redis for as long as the block lasts; gives the URL up to the password."""
 
