@@ -225,7 +225,7 @@ def _time_of_metadata(value: MetadataValue[Any] | None) -> datetime | None:
 def _time(text: str | None) -> datetime | None:
     """Read an instant in ISO 8601; one without a zone is none."""
     try:
-        instant = datetime.fromisoformat((text or "").strip())
+        instant = datetime.fromisoformat((text or "").strip().upper())
         return instant.astimezone(UTC) if instant.tzinfo else None
     except (ValueError, OverflowError):
         return None

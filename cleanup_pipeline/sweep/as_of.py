@@ -3,6 +3,7 @@
 Importing this is cheap, since the command line reads instants before it can afford a driver.
 """
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,16 @@ if TYPE_CHECKING:
     from cleanup_pipeline.postgres import Session
 
 # Ages are subtracted from it: a year that leaves no room for them is a slip of the pen anyway.
+_MIDNIGHT_AS_24 = re.compile("[0-9Ww-]{8,10}[^0-9]24:?00")
 _EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 
 
 def parse_as_of(given: str, name: str = "as_of") -> datetime:
     """Read ISO 8601 with a zone (`Z` or an offset). Raises `ValueError`, whose text says what is wrong with `name`."""
+    if _MIDNIGHT_AS_24.match(given):  # which Python reads as of 3.14
+        raise ValueError(f"{name} {given!r}: write 24:00 as 00:00 of the day after.")
     try:
-        as_of = datetime.fromisoformat(given)
+        as_of = datetime.fromisoformat(given.upper())
     except ValueError:
         raise ValueError(f"{name} {given!r} is not ISO 8601, such as 2026-11-24T04:00:00Z.") from None
     if as_of.tzinfo is None:

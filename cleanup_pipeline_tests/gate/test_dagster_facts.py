@@ -180,6 +180,7 @@ FINISHED = today("03:04:05")
     [
         pytest.param(FINISHED.isoformat(), id="offset"),
         pytest.param(f"{TODAY}T03:04:05.000Z", id="as JavaScript writes it"),
+        pytest.param(f"{TODAY}t03:04:05z", id="in small letters"),
         pytest.param(f" {TODAY}T05:04:05+02:00 ", id="another zone"),
         pytest.param(FINISHED.timestamp(), id="seconds"),
         pytest.param(int(FINISHED.timestamp()), id="whole seconds"),
