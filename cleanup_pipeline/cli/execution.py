@@ -52,7 +52,7 @@ class Observed(Observer):
         latest = self.latest.get(rule.name)
         if latest is None:
             return not_run(rule)
-        error = "ended at once; the window under way was not committed, or is not counted"
+        error = "It was ended at once; the window under way was not committed, or is not counted."
         return Result(rule.name, Status.INTERRUPTED, affected=latest.affected, error=error).as_json()
 
 

@@ -14,7 +14,7 @@ from cleanup_pipeline.sweep.result import Result, Status, worst
 
 RuleReport = Mapping[str, object]
 
-NOT_STARTED = "not started"
+NOT_STARTED = "It was not started: the command was interrupted first."
 
 
 class Answer(Protocol):

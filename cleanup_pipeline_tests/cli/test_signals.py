@@ -9,6 +9,7 @@ import pytest
 from dagster import DagsterInstance
 from psycopg import Connection
 
+from cleanup_pipeline.cli.report import NOT_STARTED
 from cleanup_pipeline_tests.cli.conftest import Ended, ended, start
 
 RULES = ["expired_sessions", "old_declines", "orphaned_fingerprints", "orphaned_profiles", "orphaned_preferences"]
@@ -80,7 +81,7 @@ def test_interrupted_before_anything_is_touched_a_run_says_so(stage: str, databa
     assert done.json["run_id"]
     assert list(done.rules) == RULES
     for rule in done.rules.values():
-        assert (rule["status"], rule["affected"], rule["error"]) == ("interrupted", 0, "not started")
+        assert (rule["status"], rule["affected"], rule["error"]) == ("interrupted", 0, NOT_STARTED)
     assert "Interrupted. Nothing was changed." in done.err
     assert planted.execute(DECLINES).fetchone() == (2000,)
 
@@ -95,7 +96,7 @@ def test_interrupted_in_the_midst_of_it_a_run_tells_what_was_committed(
     assert list(done.rules) == RULES
     statuses = [rule["status"] for rule in done.rules.values()]
     assert statuses == sorted(statuses, key="success interrupted".index)
-    assert done.rules["orphaned_preferences"]["error"] == "not started"
+    assert done.rules["orphaned_preferences"]["error"] == NOT_STARTED
     assert planted.execute(DECLINES).fetchone() == (2000 - done.rules["old_declines"]["affected"],)
     closed = planted.execute(
         "select count(*) from after_hours_sessions where ended_at is null and expires_at < now()"
