@@ -74,7 +74,7 @@ class Rule:
     table: Table
     action: Delete | Close
     due: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
     age: Age | None = None
     orphan_of: Reference | None = None
     may_touch: frozenset[Table] = frozenset()

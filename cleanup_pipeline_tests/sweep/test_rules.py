@@ -129,6 +129,10 @@ def parents(app: App) -> None:
 # --- When a row is due.
 
 
+def test_a_rule_can_be_a_member_of_a_set() -> None:
+    assert {*RULES, *RULES} == set(RULES)
+
+
 @each_rule
 @pytest.mark.parametrize(
     ("beside", "cleaned"),
