@@ -206,6 +206,7 @@ def _limits() -> dict[str, Any]:
         "max_connections": 10,
         "protocol": 2,
         "decode_responses": False,
+        "encoding": "utf-8",
     }
 
 

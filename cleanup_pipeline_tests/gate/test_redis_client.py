@@ -181,6 +181,12 @@ def test_options_of_the_url_lift_no_limit(listener: Serve) -> None:
     assert trouble(f"{url}?socket_timeout=60&retry_on_timeout=yes&protocol=3&decode_responses=1").endswith("1.5 s")
 
 
+def test_an_encoding_in_the_url_changes_nothing(redis_db: redis.Redis) -> None:
+    succeed(redis_db)
+
+    assert heard(f"{url_of(redis_db)}?encoding=utf-16").state == "succeeded"
+
+
 def test_without_the_package_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(redis_client, "find_spec", lambda name: None if name == "redis" else find(name))
