@@ -1,8 +1,9 @@
 """What BullMQ's queue in Redis tells about message cleanup: read only, nothing of chat-service changes.
 
-A job is looked for in every place where BullMQ keeps one, and the place decides, never what the job's hash says
-besides: the hash of a job that was promoted and planned anew still tells of its last try. The places and the hashes
-are read one after the other, and a job may move in between: then the older answer stands until the next look.
+A job is looked for in every place where BullMQ keeps one, and the place decides. The hash only tells of the last try,
+that of a job which was promoted and planned anew too: it has to be continued where it began and did not end since. The
+places and the hashes are read one after the other, and a job may move in between: then the older answer stands until
+the next look.
 """
 
 import math
@@ -93,6 +94,16 @@ class _Job:
         """Whether it is message cleanup."""
         scheduled = _SCHEDULED.fullmatch(self.id)
         return self.name == JOB or (scheduled is not None and scheduled[1] == SCHEDULER)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether its last try began and has not ended: it is on, or failed and is to be repeated.
+
+        Not told by the reason of a failure, which may be empty and stays in the hash of a job that is planned anew.
+        """
+        if self.processed is None or self.finished is None:
+            return self.processed is not None or "processedOn" in self.odd
+        return self.processed > self.finished
 
     @property
     def scheduled(self) -> datetime | None:
@@ -317,9 +328,9 @@ def _waiting(job: _Job, due: datetime | None, queue: _Queue, now: datetime) -> S
     What is planned for later today is no attempt yet: it comes behind every attempt of the day. When it was planned
     would not do for that, since BullMQ plans it when it starts the one before.
     """
-    # A failed or completed job that is planned anew under its old id keeps the reason in its hash.
-    retrying = bool(job.reason) and not any(job.id in queue.places[place] for place in _FINISHED)
+    retrying = job.interrupted
     starts = max(due or now, now)
+    is_due = starts == now
     details = [job.reason] if retrying else []
     if queue.paused:
         details.append("the queue is paused")
@@ -328,7 +339,8 @@ def _waiting(job: _Job, due: datetime | None, queue: _Queue, now: datetime) -> S
         state="retrying" if retrying else "waiting",
         at=due or (None if retrying else min(job.scheduled or job.made or now, now)),
         day=attempt_day(job.scheduled, job.processed if retrying and job.processed else starts, starts),
-        started=job.processed if retrying else _EPOCH if due and due > now else None,
+        started=job.processed if retrying else None,
+        queued="now" if is_due else None if retrying else "later",
         detail="; ".join(detail for detail in details if detail) or None,
     )
 

@@ -17,6 +17,7 @@ _NAMED_SECRET = re.compile(
     r"""((?:pass(?:word|wd|phrase)?|pwd|secret|token)["']?\s*[=:]\s*)("[^"]*"|'[^']*'|\S+)""", re.IGNORECASE
 )
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
+_STILL_TO_COME = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +26,10 @@ class Signal:
 
     `at` is when the attempt finished (succeeded, failed), started (running), will be tried (retrying) or is due
     (waiting). `day` is the UTC day that the attempt belongs to, see `attempt_day`; None where there is no attempt.
-    `started` is when it started or, for one that has not, when it was made. `detail` is one line for a person.
-    `attempt` is the source's own name of an attempt that has ended, `scheduled` what that was scheduled for.
+    `started` is when it started or, for one that has not, when it was made. `ended` is when the try failed that is to
+    be retried, where that is known. `queued` tells of one that a queue holds whether it may be taken now or only later.
+    `detail` is one line for a person. `attempt` is the source's own name of an attempt that has ended, `scheduled` what
+    that was scheduled for.
     """
 
     source: Source
@@ -34,24 +37,40 @@ class Signal:
     at: datetime | None = None
     day: date | None = None
     started: datetime | None = None
+    ended: datetime | None = None
+    queued: Literal["now", "later"] | None = None
     detail: str | None = None
     attempt: str | None = None
     scheduled: datetime | None = None
 
     @property
     def began(self) -> datetime:
-        """When it started, or the only instant that is known of it: orders the attempts of one source."""
+        """When it started, or the only instant that is known of it: orders the attempts of one source.
+
+        What may be taken now comes behind all that has started, what is only planned before.
+        """
+        if self.queued:
+            return _STILL_TO_COME if self.queued == "now" else _LONG_AGO
         return self.started or self.at or _LONG_AGO
+
+    @property
+    def _happened(self) -> datetime:
+        """The last that is known to have happened to it; nothing has to what a queue holds and nobody has taken."""
+        if self.state == "waiting" and self.queued:
+            return _LONG_AGO
+        if self.state == "retrying":
+            return self.ended or self.started or self.at or _LONG_AGO
+        return self.at or self.began
 
     def is_newer_than(self, other: "Signal") -> bool:
         """Whether this attempt is a later one than the other, which may be another source's.
 
-        By their starts where both are known and differ. Else by the last that is known of each: two sources may tell of
+        By their starts where both are known and differ. Else by the last that happened to each: two sources may tell of
         the same attempt, one of them only its end.
         """
         if self.started and other.started and self.started != other.started:
             return self.started > other.started
-        return (self.at or self.began) > (other.at or other.began)
+        return self._happened > other._happened
 
     def to_json(self) -> dict[str, str | None]:
         """Return the signal as `status --json` prints it."""

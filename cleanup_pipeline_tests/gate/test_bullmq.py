@@ -188,6 +188,54 @@ def test_a_job_that_has_a_try_left_will_be_tried_again(bull: BullMQ, redis_db: r
         assert signal.state in ("retrying", "running")
 
 
+# With an hour's rest between two tries.
+TWO_TRIES, THREE_TRIES = (f"{{ attempts: {tries}, backoff: {{ type: 'fixed', delay: 3600000 }} }}" for tries in (2, 3))
+
+
+@pytest.mark.parametrize("error", ["new Error('deadlock')", "new Error()", "new Error('\\n')"])
+def test_a_try_that_is_left_after_an_earlier_job_had_succeeded_is_waited_for(
+    bull: BullMQ, redis_db: redis.Redis, error: str
+) -> None:
+    bull.do(f"await queue.add(NAME, {{}}); await work({SUCCEEDS}, 'completed'); await reset()")
+    bull.do(f"await queue.add(NAME, {{}}, {TWO_TRIES}); await work(async () => {{ throw {error} }}, 'failed')")
+    until(lambda: redis_db.zcard(f"{KEYS}delayed"), "the next try is planned")
+
+    verdict = heard(redis_db)
+
+    assert only_signal(verdict).state == "retrying"
+    assert not verdict.done
+
+
+def test_a_try_that_is_left_is_waited_for_though_the_jobs_id_still_stands_among_the_completed(
+    bull: BullMQ, redis_db: redis.Redis
+) -> None:
+    promoted(bull, SUCCEEDS, "completed", THREE_TRIES)
+    bull.do("await reset()")
+    promoted(bull, FAILS, "failed", THREE_TRIES)
+    until(lambda: members(redis_db, "completed")[0] in members(redis_db, "delayed"), "the next try is planned")
+
+    assert only_signal(heard(redis_db)).state == "retrying"
+
+    # Its hour has come, and nobody takes it.
+    (job,) = members(redis_db, "completed")
+    bull.do("await reset()")
+    bull.do("await queue.pause()")
+    bull.do(f"await (await queue.getJob({job.decode()!r})).promote()")
+    assert only_signal(heard(redis_db)).state == "retrying"
+
+
+def test_a_failed_job_that_somebody_repeats_is_waited_for_though_another_has_succeeded_since(
+    bull: BullMQ, redis_db: redis.Redis
+) -> None:
+    bull.do(f"await queue.add(NAME, {{}}, {{ jobId: 'mine' }}); await work({FAILS}, 'failed'); await reset()")
+    bull.do(f"await queue.add(NAME, {{}}); await work({SUCCEEDS}, 'completed'); await reset()")
+    assert heard(redis_db).done
+
+    bull.do("await (await queue.getFailed())[0].retry()")
+
+    assert only_signal(heard(redis_db)).state == "waiting"
+
+
 def test_a_failed_job_that_somebody_repeats_is_waiting_then_succeeded(bull: BullMQ, redis_db: redis.Redis) -> None:
     promoted(bull, FAILS, "failed")
     bull.do("await reset()")
