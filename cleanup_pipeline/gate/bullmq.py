@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
+from itertools import takewhile
 from typing import Any, Literal
 
 from cleanup_pipeline.gate.day import at, next_day, utc_day
@@ -34,7 +35,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Place = Literal["completed", "failed", "delayed", "prioritized", "active", "wait", "paused"]
 _FINISHED: tuple[Place, ...] = ("completed", "failed")
 _LISTS: tuple[Place, ...] = ("active", "wait", "paused")
-_FIELDS = ("name", "timestamp", "processedOn", "finishedOn", "failedReason")
+_FIELDS = ("name", "timestamp", "delay", "processedOn", "finishedOn", "failedReason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class _Job:
     known: bool = False
     name: str = ""
     made: datetime | None = None
+    delay: timedelta | None = None
     processed: datetime | None = None
     finished: datetime | None = None
     reason: str | None = None
@@ -211,6 +213,7 @@ def _job(name: str, row: "Sequence[bytes | None] | Exception", lock: object) -> 
         known=True,
         name=values["name"] or "",
         made=instants["timestamp"],
+        delay=_span(_number(values["delay"])),
         processed=instants["processedOn"],
         finished=instants["finishedOn"],
         reason=None if values["failedReason"] is None else one_line(values["failedReason"]),
@@ -237,6 +240,11 @@ def _number(text: str | None) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         return None
+
+
+def _span(milliseconds: float | None) -> timedelta | None:
+    moment = instant(milliseconds)
+    return None if moment is None else moment - _EPOCH
 
 
 def _milliseconds(of: datetime) -> int:
@@ -340,9 +348,24 @@ def _waiting(job: _Job, due: datetime | None, queue: _Queue, now: datetime) -> S
         at=due or (None if retrying else min(job.scheduled or job.made or now, now)),
         day=attempt_day(job.scheduled, job.processed if retrying and job.processed else starts, starts),
         started=job.processed if retrying else None,
+        ended=_failed_before(job, due, queue, now) if retrying else None,
         queued="now" if is_due else None if retrying else "later",
         detail="; ".join(detail for detail in details if detail) or None,
     )
+
+
+def _failed_before(job: _Job, due: datetime | None, queue: _Queue, now: datetime) -> datetime | None:
+    """Return when the try failed after which the job is to be tried again, if that is known.
+
+    It was put off from that moment; when it was taken up from there again, only the events still tell.
+    """
+    if job.processed is None:
+        return None
+    put_off = due - job.delay if due and job.delay else None
+    if put_off and job.processed <= put_off <= now:
+        return put_off
+    since = list(takewhile(lambda event: event.kind != "active", (of for of in queue.events if of.job == job.id)))
+    return since[-1].happened if since else None
 
 
 def _due(score: float | None) -> datetime | None:

@@ -21,10 +21,16 @@ FAILS = "async () => { throw new Error('relation \"messages\" does not exist\\na
 SUCCEEDS = "async () => {}"
 
 
-def heard(connection: redis.Redis, now: datetime | None = None, day: date | None = None) -> Verdict:
-    """What BullMQ alone tells about a day; `now`'s, unless told otherwise."""
+def heard(
+    connection: redis.Redis, now: datetime | None = None, day: date | None = None, reported: datetime | None = None
+) -> Verdict:
+    """What BullMQ alone tells about a day; `now`'s, unless told otherwise. `reported`: beside a report of success."""
     now = now or datetime.now(UTC)
-    return judge(day or utc_day(now), listen([MessageCleanupJobs(url_of(connection))], now))
+    signals = listen([MessageCleanupJobs(url_of(connection))], now)
+    if reported:
+        report = Signal(source="materialization", state="succeeded", at=reported, day=utc_day(reported))
+        signals = (*signals, report)
+    return judge(day or utc_day(now), signals)
 
 
 def only_signal(verdict: Verdict) -> Signal:
@@ -222,6 +228,24 @@ def test_a_try_that_is_left_is_waited_for_though_the_jobs_id_still_stands_among_
     bull.do("await queue.pause()")
     bull.do(f"await (await queue.getJob({job.decode()!r})).promote()")
     assert only_signal(heard(redis_db)).state == "retrying"
+
+
+def test_a_report_counts_against_a_try_that_is_left_from_the_failure_on(bull: BullMQ, redis_db: redis.Redis) -> None:
+    bull.do(f"await queue.add(NAME, {{}}, {TWO_TRIES}); await work({FAILS}, 'failed'); await reset()")
+    until(lambda: redis_db.zcard(f"{KEYS}delayed"), "the next try is planned")
+    failed = only_signal(heard(redis_db)).ended
+    assert failed is not None
+
+    def opens(after: timedelta) -> bool:
+        return heard(redis_db, reported=failed + after).done
+
+    assert (opens(-MOMENT / 1000), opens(MOMENT)) == (False, True)
+
+    # Its hour has come, and nobody takes it: only the events still tell when it failed.
+    bull.do("await queue.pause()")
+    bull.do("await (await queue.getDelayed())[0].promote()")
+    assert only_signal(heard(redis_db)).ended is not None
+    assert (opens(-timedelta(seconds=1)), opens(MOMENT)) == (False, True)
 
 
 def test_a_failed_job_that_somebody_repeats_is_waited_for_though_another_has_succeeded_since(
@@ -434,6 +458,17 @@ def test_a_job_that_is_planned_for_later_today_undoes_no_success_until_it_is_due
 
     assert heard(redis_db, TODAY_AT_NOON).done
     assert only_signal(heard(redis_db, later + MOMENT)).state == "waiting"
+
+
+def test_a_report_counts_while_a_job_is_only_planned_for_later_or_was_never_taken(redis_db: redis.Redis) -> None:
+    due = 1795489200000 + 12 * 3_600_000
+    leave(redis_db, "delayed", f"repeat:daily-cleanup:{due}", due * 4096, {"name": "cleanup-expired-messages"})
+    assert heard(redis_db, TODAY_AT_NOON, reported=DUE + MOMENT).done
+    assert heard(redis_db, instant_of(due) + MOMENT, reported=DUE + MOMENT).done
+
+    leave(redis_db, "failed", JOB_ID, 1795489204123, SOUND)
+    assert not heard(redis_db, TODAY_AT_NOON, reported=DUE + timedelta(seconds=4)).done
+    assert heard(redis_db, TODAY_AT_NOON, reported=DUE + MOMENT).done
 
 
 def test_an_overdue_job_that_ran_today_is_yesterdays(redis_db: redis.Redis) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Literal
 
 import pytest
 
@@ -26,6 +27,8 @@ def signal(
     *,
     day: date | None = DAY,
     started: str | None = None,
+    ended: str | None = None,
+    queued: Literal["now", "later"] | None = None,
     detail: str | None = None,
 ) -> Signal:
     return Signal(
@@ -34,6 +37,8 @@ def signal(
         at=utc(at) if at else None,
         day=None if state in ("unknown", "unreachable") else day,
         started=utc(started) if started else None,
+        ended=utc(ended) if ended else None,
+        queued=queued,
         detail=detail,
     )
 
@@ -236,8 +241,37 @@ HEADED_CASES: list[str | Case] = [
         now="05:00",
         state="open",
         launch=True,
-        signals=(signal("bullmq", "waiting", "03:00"), signal("materialization", "succeeded", "04:55")),
+        signals=(signal("bullmq", "waiting", "03:00", queued="now"), signal("materialization", "succeeded", "04:55")),
         reason="Message cleanup succeeded at 04:55:00 UTC (reported to Dagster).",
+    ),
+    Case(
+        "a report by hand opens it while the queue plans an attempt for later in the day",
+        now="04:00",
+        state="open",
+        launch=True,
+        signals=(signal("bullmq", "waiting", "08:00", queued="later"), signal("materialization", "succeeded", "03:30")),
+        reason="Message cleanup succeeded at 03:30:00 UTC (reported to Dagster).",
+    ),
+    Case(
+        "a report by hand opens it while the queue's failed attempt is yet to be retried",
+        now="04:06",
+        state="open",
+        launch=True,
+        signals=(
+            signal("bullmq", "retrying", "04:10", started="03:00", ended="03:00:10"),
+            signal("materialization", "succeeded", "04:05"),
+        ),
+        reason="Message cleanup succeeded at 04:05:00 UTC (reported to Dagster).",
+    ),
+    Case(
+        "a report from before the queue's attempt failed does not open it",
+        now="04:06",
+        state="waiting",
+        signals=(
+            signal("bullmq", "retrying", "04:10", started="03:00", ended="03:00:10", detail="deadlock detected"),
+            signal("materialization", "succeeded", "03:00:05"),
+        ),
+        reason="Message cleanup failed and will be tried again at 04:10:00 UTC (BullMQ): deadlock detected.",
     ),
     Case(
         "a source that reports the success of an attempt that still runs elsewhere opens it",
