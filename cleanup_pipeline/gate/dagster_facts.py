@@ -1,7 +1,7 @@
 """What a Dagster instance knows: attempts of message cleanup, and the day's own runs."""
 
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, cast
@@ -34,6 +34,12 @@ FINISHED_AT = "finished_at"
 STARTED_AT = "started_at"
 SCHEDULED_FOR = "scheduled_for"
 """Metadata of a report: when the attempt finished (else: when it was reported), started, and was to start."""
+
+SOURCE = "source"
+ATTEMPT = "job_id"
+FAILED_AT = "failed_at"
+REASON = "reason"
+"""More metadata of what we record ourselves: where it was found, by which name there, when and why it failed."""
 
 # Dagster's own tags; it exports no names for them.
 SCHEDULED_TIME_TAG = ".dagster/scheduled_execution_time"
@@ -82,18 +88,23 @@ class MessageCleanupRuns:
 
 @dataclass(frozen=True, slots=True)
 class MessageCleanupReports:
-    """Materializations of the asset `chat_service/message_cleanup`, by a run or reported from outside."""
+    """Materializations of the asset `chat_service/message_cleanup`, by a run or reported from outside.
+
+    And what we recorded there ourselves, failures included.
+    """
 
     instance: DagsterInstance
 
     source: Literal["materialization"] = "materialization"
 
     def signals(self, now: datetime) -> Sequence[Signal]:
-        """Return the successes that were reported since yesterday."""
+        """Return the successes that were reported since yesterday, and the failures that we recorded."""
         since = AssetRecordsFilter(asset_key=MESSAGE_CLEANUP, after_timestamp=yesterday(now).timestamp())
         records = self.instance.fetch_materializations(since, limit=MOST_RECORDS).records
         runs = self._runs_of(records)
-        return [_signal_of_report(record, runs.get(record.run_id), now) for record in records]
+        reports = [_signal_of_report(record, runs.get(record.run_id), now) for record in records]
+        observed = self.instance.fetch_observations(since, limit=MOST_RECORDS).records
+        return [*reports, *(signal for record in observed if (signal := _signal_of_recorded_failure(record)))]
 
     def _runs_of(self, records: Sequence[EventLogRecord]) -> dict[str, RunRecord]:
         """Find the runs that materialized the asset themselves; what is reported from outside has none."""
@@ -210,7 +221,31 @@ def _signal_of_report(record: EventLogRecord, run: RunRecord | None, now: dateti
         at=finished,
         day=attempt_day(scheduled, started, finished),
         started=started,
+        echo_of="bullmq" if _is_recorded(metadata) else None,
     )
+
+
+def _signal_of_recorded_failure(record: EventLogRecord) -> Signal | None:
+    """Return the failure that we recorded in this observation; anybody may observe an asset."""
+    metadata = record.asset_observation.metadata if record.asset_observation else {}
+    failed = _time_of_metadata(metadata.get(FAILED_AT))
+    if failed is None or not _is_recorded(metadata):
+        return None
+    started = _time_of_metadata(metadata.get(STARTED_AT))
+    return Signal(
+        source="materialization",
+        state="failed",
+        at=failed,
+        day=attempt_day(_time_of_metadata(metadata.get(SCHEDULED_FOR)), started, failed),
+        started=started,
+        detail=one_line(str(metadata[REASON].value)) or None if REASON in metadata else None,
+        echo_of="bullmq",
+    )
+
+
+def _is_recorded(metadata: Mapping[str, MetadataValue[Any]]) -> bool:
+    """Whether it is our own record of what BullMQ told."""
+    return ATTEMPT in metadata and SOURCE in metadata and metadata[SOURCE].value == "bullmq"
 
 
 def _time_of_metadata(value: MetadataValue[Any] | None) -> datetime | None:

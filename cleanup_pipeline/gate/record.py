@@ -7,26 +7,25 @@ from typing import Any
 from dagster import AssetMaterialization, AssetObservation, AssetRecordsFilter, DagsterInstance, EventLogRecord
 
 from cleanup_pipeline.gate.dagster_facts import (
+    ATTEMPT,
+    FAILED_AT,
     FINISHED_AT,
     MESSAGE_CLEANUP,
     MOST_RECORDS,
+    REASON,
     SCHEDULED_FOR,
+    SOURCE,
     STARTED_AT,
     yesterday,
 )
 from cleanup_pipeline.gate.signals import Signal
-
-FAILED_AT = "failed_at"
-_SOURCE = "source"
-_ATTEMPT = "job_id"
-_REASON = "reason"
 
 
 def record_success(
     instance: DagsterInstance, finished: datetime, source: str, more: Mapping[str, str] | None = None
 ) -> None:
     """Record that message cleanup has succeeded, as a materialization. Raises what Dagster's storage raises."""
-    metadata = {FINISHED_AT: finished.isoformat(), _SOURCE: source, **(more or {})}
+    metadata = {FINISHED_AT: finished.isoformat(), SOURCE: source, **(more or {})}
     instance.report_runless_asset_event(AssetMaterialization(MESSAGE_CLEANUP, metadata=metadata))
 
 
@@ -49,14 +48,14 @@ def record_attempts(instance: DagsterInstance, signals: Iterable[Signal], now: d
         if signal.state == "failed":
             recorded = instance.fetch_observations(since, limit=MOST_RECORDS).records
             if identity not in _identities(recorded, FAILED_AT):
-                told = {FAILED_AT: signal.at.isoformat(), _SOURCE: "bullmq", _REASON: signal.detail or ""}
+                told = {FAILED_AT: signal.at.isoformat(), SOURCE: "bullmq", REASON: signal.detail or ""}
                 observed = AssetObservation(MESSAGE_CLEANUP, metadata={**told, **_metadata(signal)})
                 instance.report_runless_asset_event(observed)
 
 
 def _metadata(signal: Signal) -> dict[str, str]:
     """What makes a report of the attempt belong to the same day, and start at the same instant, as the attempt."""
-    told = {_ATTEMPT: signal.attempt or ""}
+    told = {ATTEMPT: signal.attempt or ""}
     if signal.started:
         told[STARTED_AT] = signal.started.isoformat()
     # One that was promoted and whose start is not known belongs to the day of its end.
@@ -68,5 +67,5 @@ def _metadata(signal: Signal) -> dict[str, str]:
 def _identities(records: Iterable[EventLogRecord], ended: str) -> set[tuple[Any, ...]]:
     """Name the attempts that were recorded: by their job, and by when they ended."""
     events = [record.asset_materialization or record.asset_observation for record in records]
-    known = [event.metadata for event in events if event and {_ATTEMPT, ended} <= event.metadata.keys()]
-    return {(metadata[_ATTEMPT].value, metadata[ended].value) for metadata in known}
+    known = [event.metadata for event in events if event and {ATTEMPT, ended} <= event.metadata.keys()]
+    return {(metadata[ATTEMPT].value, metadata[ended].value) for metadata in known}

@@ -29,7 +29,7 @@ class Signal:
     `started` is when it started or, for one that has not, when it was made. `ended` is when the try failed that is to
     be retried, where that is known. `queued` tells of one that a queue holds whether it may be taken now or only later.
     `detail` is one line for a person. `attempt` is the source's own name of an attempt that has ended, `scheduled` what
-    that was scheduled for.
+    that was scheduled for. `echo_of` is the source from which we have recorded it ourselves.
     """
 
     source: Source
@@ -42,6 +42,7 @@ class Signal:
     detail: str | None = None
     attempt: str | None = None
     scheduled: datetime | None = None
+    echo_of: Source | None = None
 
     @property
     def began(self) -> datetime:

@@ -32,7 +32,7 @@ def judge(day: date, signals: Sequence[Signal]) -> Verdict:
 
     A source that can't be reached is told and never makes it done.
     """
-    heard = tuple(_of_source(day, list(of_one)) for of_one in _by_source(signals))
+    heard = tuple(_of_source(day, list(of_one)) for of_one in _by_source(_without_echoes(day, signals)))
     decider = _decider(heard)
     return Verdict(
         done=decider is not None and decider.state == "succeeded",
@@ -40,6 +40,18 @@ def judge(day: date, signals: Sequence[Signal]) -> Verdict:
         signals=heard,
         clauses=_clauses(day, decider, heard, signals),
     )
+
+
+def _without_echoes(day: date, signals: Sequence[Signal]) -> list[Signal]:
+    """Leave out what we recorded of a source that tells of the day itself: that is no second opinion.
+
+    While the source can't be reached, and when it has forgotten, the record is what is known.
+    """
+    silent = {signal.source for signal in signals if signal.state == "unreachable"}
+    telling = {signal.source for signal in signals if signal.day == day and signal.queued != "later"} - silent
+    return [
+        Signal(source=signal.source, state="unknown") if signal.echo_of in telling else signal for signal in signals
+    ]
 
 
 def _by_source(signals: Iterable[Signal]) -> Iterable[list[Signal]]:
@@ -112,7 +124,7 @@ def _no_trace(day: date, signals: Sequence[Signal]) -> list[str]:
 
 def _spoken(signal: Signal, day: date) -> str:
     when = clock(signal.at, day) if signal.at else None
-    source = SPOKEN[signal.source]
+    source = f"recorded from {SPOKEN[signal.echo_of]}" if signal.echo_of else SPOKEN[signal.source]
     match signal.state:
         case "succeeded":
             return f"Message cleanup succeeded at {when} ({source})"

@@ -17,6 +17,7 @@ from dagster import (
 from cleanup_pipeline.defs.tick import tick
 from cleanup_pipeline.gate import day
 from cleanup_pipeline.gate.dagster_facts import MESSAGE_CLEANUP, MessageCleanupReports
+from cleanup_pipeline.gate.record import record_success
 from cleanup_pipeline.gate.signals import Signal
 from cleanup_pipeline_tests.bullmq import KEYS, leave, url_of
 from cleanup_pipeline_tests.gate.storage import TODAY, today
@@ -78,7 +79,9 @@ def test_what_is_recorded_is_the_same_attempt_as_the_one_in_redis(
     end(redis_db, "completed")
     tick(instance, "sensor")
     [reported] = MessageCleanupReports(instance).signals(today("04:00:01"))
-    assert reported == Signal(source="materialization", state="succeeded", at=ENDED, day=TODAY, started=STARTED)
+    assert reported == Signal(
+        source="materialization", state="succeeded", at=ENDED, day=TODAY, started=STARTED, echo_of="bullmq"
+    )
 
     end(redis_db, "failed", "by hand", started=ENDED, failedReason="deadlock")
 
@@ -118,7 +121,7 @@ def test_a_failure_is_an_observation_that_opens_nothing(instance: DagsterInstanc
         "reason": "relation does not exist",
     }
     redis_db.flushall()
-    assert MessageCleanupReports(instance).signals(today("04:00:01")) == []
+    assert isinstance(tick(instance, "sensor"), SkipReason)
 
 
 def test_each_try_of_one_job_is_recorded(instance: DagsterInstance, redis_db: redis.Redis) -> None:
@@ -131,6 +134,58 @@ def test_each_try_of_one_job_is_recorded(instance: DagsterInstance, redis_db: re
     materializations, observations = records(instance)
 
     assert (len(materializations), len(observations)) == (1, 1)
+
+
+def repeat(connection: redis.Redis) -> None:
+    """Repeat the job by hand, as `job.retry('completed')` does; nobody takes it."""
+    connection.zrem(f"{KEYS}completed", JOB)
+    connection.hdel(f"{KEYS}{JOB}", "finishedOn", "processedOn", "returnvalue")
+    connection.lpush(f"{KEYS}wait", JOB)
+
+
+def test_a_recorded_success_is_no_second_opinion_beside_the_same_job_when_it_is_repeated(
+    instance: DagsterInstance, redis_db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end(redis_db, "completed")
+    monkeypatch.setattr(day, "utc_now", lambda: today("03:30"))
+    tick(instance, "sensor")
+    assert len(records(instance)[0]) == 1
+    monkeypatch.setattr(day, "utc_now", lambda: today("04:00:01"))
+    repeat(redis_db)
+
+    waits = tick(instance, "sensor")
+    assert isinstance(waits, SkipReason)
+    assert "Message cleanup is due at 03:00:00 UTC and has not started (BullMQ)" in (waits.skip_message or "")
+
+    redis_db.rpoplpush(f"{KEYS}wait", f"{KEYS}active")
+    runs = tick(instance, "sensor")
+    assert isinstance(runs, SkipReason)
+    assert "Message cleanup has been running since" in (runs.skip_message or "")
+
+    # A person's word is one.
+    record_success(instance, today("03:59"), "by hand")
+    redis_db.rpoplpush(f"{KEYS}active", f"{KEYS}wait")
+    assert isinstance(tick(instance, "sensor"), RunRequest)
+
+
+def test_what_is_recorded_is_what_is_known_while_redis_is_down_and_when_it_has_forgotten(
+    instance: DagsterInstance, redis_db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end(redis_db, "completed")
+    tick(instance, "sensor")
+    redis_db.flushall()
+    assert isinstance(tick(instance, "sensor"), RunRequest)
+
+    monkeypatch.setenv("MESSAGE_CLEANUP_REDIS_URL", "unix:///no/such/socket")
+    assert isinstance(tick(instance, "sensor"), RunRequest)
+
+    monkeypatch.setenv("MESSAGE_CLEANUP_REDIS_URL", url_of(redis_db))
+    end(redis_db, "failed", "by hand", started=ENDED, failedReason="deadlock")
+    tick(instance, "sensor")
+    monkeypatch.setenv("MESSAGE_CLEANUP_REDIS_URL", "unix:///no/such/socket")
+    closed = tick(instance, "sensor")
+    assert isinstance(closed, SkipReason)
+    assert "(recorded from BullMQ): deadlock; BullMQ can't be reached" in (closed.skip_message or "")
 
 
 def test_that_it_can_not_be_recorded_keeps_no_run_from_starting(

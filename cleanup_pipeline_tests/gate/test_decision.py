@@ -29,6 +29,7 @@ def signal(
     started: str | None = None,
     ended: str | None = None,
     queued: Literal["now", "later"] | None = None,
+    echo_of: Source | None = None,
     detail: str | None = None,
 ) -> Signal:
     return Signal(
@@ -39,6 +40,7 @@ def signal(
         started=utc(started) if started else None,
         ended=utc(ended) if ended else None,
         queued=queued,
+        echo_of=echo_of,
         detail=detail,
     )
 
@@ -316,6 +318,30 @@ HEADED_CASES: list[str | Case] = [
             "BullMQ can't be reached: ConnectionError: refused."
         ),
         by="dagster_run",
+    ),
+    Case(
+        "what was recorded from BullMQ is no second opinion: a job that is repeated after its success is waited for",
+        now="04:00",
+        state="waiting",
+        signals=(
+            signal("bullmq", "waiting", "03:00", queued="now"),
+            signal("materialization", "succeeded", "03:00:04", started="03:00", echo_of="bullmq"),
+        ),
+        reason="Message cleanup is due at 03:00:00 UTC and has not started (BullMQ).",
+    ),
+    Case(
+        "what was recorded from BullMQ counts while that can't be reached",
+        now="04:00",
+        state="open",
+        launch=True,
+        signals=(
+            signal("bullmq", "unreachable", detail="ConnectionError: refused"),
+            signal("materialization", "succeeded", "03:00:04", started="03:00", echo_of="bullmq"),
+        ),
+        reason=(
+            "Message cleanup succeeded at 03:00:04 UTC (recorded from BullMQ); "
+            "BullMQ can't be reached: ConnectionError: refused."
+        ),
     ),
     Case(
         "a report that can't be understood does not open it, and is told",
