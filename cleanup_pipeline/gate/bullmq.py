@@ -26,6 +26,7 @@ JOB = "cleanup-expired-messages"
 _PREFIX = "bull"
 _PREFIX_IN_CLUSTER = "{bull}"
 _SCHEDULED = re.compile(r"repeat:(.+):([0-9]+)")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
 # Of each place, and of the stream of events: other jobs may share the queue.
 _MOST = 500
 # A delayed job's score is its instant in milliseconds times this, plus a counter.
@@ -236,10 +237,8 @@ def _scored(flat: Sequence[bytes]) -> dict[bytes, float | None]:
 
 
 def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None
+    """Read a number as JavaScript and Redis write one; Python itself would read more."""
+    return float(text) if text is not None and _NUMBER.fullmatch(text) else None
 
 
 def _span(milliseconds: float | None) -> timedelta | None:
@@ -259,7 +258,7 @@ def _text(raw: bytes) -> str:
 
 
 def _signals(queue: _Queue, now: datetime) -> Iterator[Signal]:
-    yield from (_completed(job, score, now) for job, score in queue.jobs_in("completed"))
+    yield from (_completed(job, score, queue, now) for job, score in queue.jobs_in("completed"))
     yield from (_failed(job, score, now) for job, score in queue.jobs_in("failed"))
     yield from (_active(job, now) for job, _ in queue.jobs_in("active"))
     waiting = [_waiting(job, None, queue, now) for job, _ in queue.jobs_in("wait", "prioritized", "paused")]
@@ -272,9 +271,10 @@ def _signals(queue: _Queue, now: datetime) -> Iterator[Signal]:
         yield _untold(f"of BullMQ's jobs only {_MOST} each were looked at in {', '.join(queue.long)}")
 
 
-def _completed(job: _Job, score: float | None, now: datetime) -> Signal:
+def _completed(job: _Job, score: float | None, queue: _Queue, now: datetime) -> Signal:
     """Only a job that is sound in every part has succeeded."""
     finished = instant(score)
+    elsewhere = {place for place, of in queue.places.items() if job.id in of} - {"completed"}
     if not job.known:
         return _does_not_count(job, "its hash is missing or no hash")
     if odd := (*job.odd, *(["finishedOn"] if job.finished is None else [])):
@@ -283,6 +283,11 @@ def _completed(job: _Job, score: float | None, now: datetime) -> Signal:
         return _does_not_count(job, "its score or its id is no instant")
     if finished > now + CLOCK_SKEW:
         return _does_not_count(job, "it finished in the future")
+    # One that was planned anew may have failed since, or be on.
+    if job.finished != finished and not ("failed" in elsewhere and job.finished and job.finished > finished):
+        return _does_not_count(job, "its finishedOn is not its score")
+    if job.processed and job.processed > finished and not elsewhere:
+        return _does_not_count(job, "it began after it had ended")
     return _ended("succeeded", job, finished, _started(job, finished))
 
 
