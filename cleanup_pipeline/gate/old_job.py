@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from cleanup_pipeline.gate.bullmq import URL_VARIABLE, instant, key_prefix
+from cleanup_pipeline.gate.bullmq import URL_VARIABLE
+from cleanup_pipeline.gate.queue import instant, key_prefix
 from cleanup_pipeline.gate.redis_client import Transact, ask
 
 QUEUE = "after-hours-session-cleanup"

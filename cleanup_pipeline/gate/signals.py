@@ -25,7 +25,8 @@ class Signal:
     """What one source says about one attempt of message cleanup, or that it knows of none (`unknown`, `unreachable`).
 
     `at` is when the attempt finished (succeeded, failed), started (running), will be tried (retrying) or is due
-    (waiting). `day` is the UTC day that the attempt belongs to, see `attempt_day`; None where there is no attempt.
+    (waiting). `day` is the UTC day that the attempt belongs to, see `attempt_day`; None where there is no attempt, and
+    `unknown` has one where a newer attempt of that day may have been overlooked.
     `started` is when it started or, for one that has not, when it was made. `ended` is when the try failed that is to
     be retried, where that is known. `queued` tells of one that a queue holds whether it may be taken now or only later.
     `detail` is one line for a person. `attempt` is the source's own name of an attempt that has ended, `scheduled` what

@@ -67,9 +67,12 @@ def _of_source(day: date, signals: list[Signal]) -> Signal:
     if unreachable:
         return unreachable[0]
     attempts = [signal for signal in signals if signal.day == day and signal.state != "unknown"]
+    # A part of the day could not be looked at, and a newer attempt may be there.
+    unseen = [signal for signal in signals if signal.day == day and signal.state == "unknown"]
     if attempts:
         # Where two attempts began at one instant, the one that keeps the gate closed.
-        return max(attempts, key=lambda signal: (signal.began, signal.state != "succeeded"))
+        newest = max(attempts, key=lambda signal: (signal.began, signal.state != "succeeded"))
+        return unseen[0] if unseen and newest.state == "succeeded" else newest
     told = [signal for signal in signals if signal.state == "unknown" and signal.detail]
     return told[0] if told else Signal(source=signals[0].source, state="unknown")
 
@@ -105,8 +108,9 @@ def _clauses(day: date, decider: Signal | None, heard: Sequence[Signal], signals
         if signal.state == "unreachable"
     ]
     odd = [signal.detail for signal in signals if signal.state == "unknown" and signal.detail]
-    if decider is None or decider.day is None:
-        return (*_no_trace(day, signals), *odd, *silent)
+    if decider is None or decider.state in ("unknown", "unreachable"):
+        traces = any(signal.day == day and signal.state == "succeeded" for signal in signals)
+        return (*([] if traces and odd else _no_trace(day, signals)), *odd, *silent)
     return (_spoken(decider, day), *([] if decider.state == "succeeded" else odd), *silent)
 
 

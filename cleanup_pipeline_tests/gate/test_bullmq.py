@@ -1,13 +1,15 @@
 """Message cleanup as a real BullMQ leaves it in a real Redis, state by state."""
 
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
 import pytest
 import redis
 
-from cleanup_pipeline.gate import bullmq
+from cleanup_pipeline.gate import bullmq, redis_client
 from cleanup_pipeline.gate.bullmq import MessageCleanupJobs
 from cleanup_pipeline.gate.day import at, clock, utc_day
+from cleanup_pipeline.gate.queue import instant
 from cleanup_pipeline.gate.signals import Signal, listen
 from cleanup_pipeline.gate.verdict import Verdict, judge
 from cleanup_pipeline_tests.bullmq import KEYS, BullMQ, leave, until, url_of
@@ -39,7 +41,7 @@ def only_signal(verdict: Verdict) -> Signal:
 
 
 def instant_of(milliseconds: float) -> datetime:
-    moment = bullmq.instant(milliseconds)
+    moment = instant(milliseconds)
     assert moment is not None
     return moment
 
@@ -490,18 +492,95 @@ def test_an_overdue_job_that_ran_today_is_yesterdays(redis_db: redis.Redis) -> N
     assert heard(redis_db, TODAY_AT_NOON, TODAY_AT_NOON.date() - DAY).done
 
 
-def test_among_many_other_jobs_the_look_stays_short_and_finds_the_newest(redis_db: redis.Redis) -> None:
-    fill = (
-        "for i = 1, 20000 do redis.call('zadd', KEYS[1], ARGV[1] + i, ARGV[1] + i)"
-        " redis.call('lpush', KEYS[2], ARGV[1] + i) end"
-    )
-    for first in range(1795480000000, 1795480100000, 20000):
-        redis_db.eval(fill, 2, f"{KEYS}completed", f"{KEYS}wait", str(first))
+# Many other jobs in the queue.
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time to look at all of it, however slow the machine is."""
+    monkeypatch.setattr(bullmq, "_LONGEST_READ_S", 60.0)
+    monkeypatch.setattr(redis_client, "LONGEST_LOOK_S", 60.0)
+
+
+def crowd(connection: redis.Redis, place: str, count: int, first: int = 1795492800000) -> None:
+    """Put other jobs there, one a millisecond from `first` on (04:00), as the newest."""
+    put = "zadd', KEYS[1], ARGV[1] + i, 'other-' .. i" if place in ("completed", "failed") else "lpush', KEYS[1], i"
+    fill = f"for i = 1, {count} do redis.call('{put}) end"
+    connection.eval(fill, 1, f"{KEYS}{place}", str(first))
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize(("place", "state"), [("failed", "failed"), ("active", "running"), ("wait", "waiting")])
+def test_a_newer_attempt_is_found_among_many_other_jobs(redis_db: redis.Redis, place: str, state: str) -> None:
     leave(redis_db, "completed", JOB_ID, 1795489204123, SOUND)
-    before = redis_db.info("commandstats")
+    newer = {"name": "cleanup-expired-messages", "timestamp": "1795490000000", "processedOn": "1795490000100"}
+    if place == "wait":
+        del newer["processedOn"]
+    crowd(redis_db, place, 1500)
+    if place == "failed":
+        leave(redis_db, place, "17", 1795490001000, newer)
+    else:
+        redis_db.lpush(f"{KEYS}{place}", "17")
+        redis_db.hset(f"{KEYS}17", mapping=newer)  # type: ignore[arg-type]  # of text
+    crowd(redis_db, place, 1500)
+
+    assert only_signal(heard(redis_db, TODAY_AT_NOON)).state == state
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("place", ["failed", "active", "wait"])
+def test_where_a_newer_attempt_may_hide_no_success_counts_and_that_is_told(redis_db: redis.Redis, place: str) -> None:
+    leave(redis_db, "completed", JOB_ID, 1795489204123, SOUND)
+    crowd(redis_db, place, 10_500)
+
+    verdict = heard(redis_db, TODAY_AT_NOON)
+
+    assert (verdict.done, only_signal(verdict).state) == (False, "unknown")
+    assert verdict.clauses == (
+        f"BullMQ's queue has so many jobs ({place}) that a newer attempt than its last success may be among them",
+    )
+    assert heard(redis_db, TODAY_AT_NOON, reported=DUE + MOMENT).done
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_success_that_is_newer_than_all_that_was_not_looked_at_counts(redis_db: redis.Redis) -> None:
+    leave(redis_db, "completed", JOB_ID, 1795489204123, SOUND)
+    for place in ("completed", "failed"):
+        crowd(redis_db, place, 60_000, first=1795480000000)
 
     assert heard(redis_db, TODAY_AT_NOON).done
 
-    sent = {name: int(of["calls"]) for name, of in redis_db.info("commandstats").items()}
-    looked_up = sent["cmdstat_hmget"] - int(before.get("cmdstat_hmget", {"calls": 0})["calls"])
-    assert looked_up <= 2000
+
+def test_without_the_time_to_look_at_all_jobs_no_success_counts(
+    redis_db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(redis_db, "completed", JOB_ID, 1795489204123, SOUND)
+    crowd(redis_db, "failed", 10)
+    monkeypatch.setattr(bullmq, "_LONGEST_READ_S", 0)
+
+    assert "so many jobs (failed) that a newer attempt" in heard(redis_db, TODAY_AT_NOON).clauses[0]
+
+
+def tell(connection: redis.Redis, moment: int, event: str, job: str, **more: str) -> None:
+    """Add an entry to the stream of events."""
+    told: dict[Any, Any] = {"event": event, "jobId": job, **more}
+    connection.xadd(f"{KEYS}events", told, id=f"{moment}-0")
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_job_that_was_removed_is_found_behind_all_the_events_that_redis_keeps(
+    redis_db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(redis_db, 1795489200000, "added", "17", name="cleanup-expired-messages")
+    tell(redis_db, 1795489200100, "active", "17", prev="waiting")
+    tell(redis_db, 1795489204123, "completed", "17", returnvalue="null", prev="active")
+    fill = (
+        "for i = 1, 10000 do redis.call('xadd', KEYS[1], '1795492800000-' .. i,"
+        " 'event', 'completed', 'jobId', i, 'returnvalue', 'null', 'prev', 'active') end"
+    )
+    redis_db.eval(fill, 1, f"{KEYS}events")
+
+    assert heard(redis_db, TODAY_AT_NOON).done
+
+    monkeypatch.setattr(bullmq, "_LONGEST_READ_S", 0)
+    assert "BullMQ's queue has so many jobs (events)" in heard(redis_db, TODAY_AT_NOON).clauses[1]

@@ -1,6 +1,6 @@
 """The gate's decision, case by case. The cases are the gate's documentation: decision_table.py writes them down."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 
@@ -318,6 +318,16 @@ HEADED_CASES: list[str | Case] = [
             "BullMQ can't be reached: ConnectionError: refused."
         ),
         by="dagster_run",
+    ),
+    Case(
+        "a success does not count where its queue is too full to be looked at as a whole",
+        now="04:00",
+        state="waiting",
+        signals=(
+            signal("bullmq", "succeeded", "03:00:04", started="03:00"),
+            replace(signal("bullmq", "unknown", detail="BullMQ's queue has so many jobs"), day=DAY),
+        ),
+        reason="BullMQ's queue has so many jobs.",
     ),
     Case(
         "what was recorded from BullMQ is no second opinion: a job that is repeated after its success is waited for",
