@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Literal
 
@@ -9,9 +10,9 @@ from dagster import DagsterInstance, RunRequest, SkipReason
 
 from cleanup_pipeline.gate import day, tags
 from cleanup_pipeline.gate.decision import Decision
-from cleanup_pipeline.gate.look import look
+from cleanup_pipeline.gate.look import look_and_listen
 from cleanup_pipeline.gate.record import record_attempts
-from cleanup_pipeline.gate.signals import describe
+from cleanup_pipeline.gate.signals import Signal, describe
 
 
 def tick(
@@ -25,15 +26,15 @@ def tick(
     today = day.utc_day(now)
     if of_day not in (None, today):
         return SkipReason(f"This tick belongs to {of_day} and it is {today}: a missed day is not made up.")
-    decision = look(instance, now, os.environ)
-    _record(instance, decision, now)
+    decision, heard = look_and_listen(instance, now, os.environ)
+    _record(instance, heard, now)
     return _run_request(decision, trigger) if decision.launch else SkipReason(decision.reason)
 
 
-def _record(instance: DagsterInstance, decision: Decision, now: datetime) -> None:
+def _record(instance: DagsterInstance, heard: Sequence[Signal], now: datetime) -> None:
     """Record what was found; that it can't be recorded is no reason not to start the run."""
     try:
-        record_attempts(instance, decision.signals, now)
+        record_attempts(instance, heard, now)
     except Exception as error:
         logging.getLogger(__name__).warning("What BullMQ told can't be recorded: %s", describe(error))
 

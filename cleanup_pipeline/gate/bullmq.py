@@ -8,7 +8,7 @@ the next look.
 
 import time as clocks
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from itertools import takewhile
 from typing import Literal
@@ -53,7 +53,7 @@ class MessageCleanupJobs:
 
 def _signals(queue: Queue, now: datetime) -> Iterator[Signal]:
     yield from (_completed(job, score, queue, now) for job, score in queue.jobs_in("completed"))
-    yield from (_failed(job, score, now) for job, score in queue.jobs_in("failed"))
+    yield from (_failed(job, score, queue, now) for job, score in queue.jobs_in("failed"))
     yield from (_active(job, now) for job, _ in queue.jobs_in("active"))
     waiting = [_waiting(job, None, queue, now) for job, _ in queue.jobs_in("wait", "prioritized", "paused")]
     waiting += [_waiting(job, due(score), queue, now) for job, score in queue.jobs_in("delayed")]
@@ -100,12 +100,19 @@ def _completed(job: Job, score: float | None, queue: Queue, now: datetime) -> Si
         return _does_not_count(job, "its finishedOn is not its score")
     if job.processed and job.processed > finished and not elsewhere:
         return _does_not_count(job, "it began after it had ended")
-    return _ended("succeeded", job, finished, _started(job, finished))
+    return _ended("succeeded", job, finished, _started(job, finished), event=_end(queue, job, "completed"))
 
 
-def _failed(job: Job, score: float | None, now: datetime) -> Signal:
+def _failed(job: Job, score: float | None, queue: Queue, now: datetime) -> Signal:
     finished = instant(score) or now
-    return _ended("failed", job, finished, _started(job, finished), job.reason)
+    failed = _ended("failed", job, finished, _started(job, finished), job.reason, _end(queue, job, "failed"))
+    # Without a name: at the next look it would have another end.
+    return failed if instant(score) else replace(failed, attempt=None)
+
+
+def _end(queue: Queue, job: Job, kind: str) -> str | None:
+    """Return the event of the end that left the job in its place: the last one of that kind."""
+    return next((event.id for event in queue.events_of(job.id) if event.kind == kind), None)
 
 
 def _started(job: Job, finished: datetime) -> datetime | None:
@@ -119,6 +126,7 @@ def _ended(
     finished: datetime,
     started: datetime | None,
     detail: str | None = None,
+    event: str | None = None,
 ) -> Signal:
     return Signal(
         source="bullmq",
@@ -129,6 +137,7 @@ def _ended(
         started=started,
         detail=detail or None,
         attempt=job.id,
+        event=event,
         scheduled=job.scheduled,
     )
 
@@ -155,6 +164,7 @@ def _waiting(job: Job, planned: datetime | None, queue: Queue, now: datetime) ->
     """
     retrying = job.interrupted
     starts = max(planned or now, now)
+    failed = _failed_before(job, planned, queue, now) if retrying else None
     is_due = starts == now
     details = [job.reason] if retrying else []
     if queue.paused:
@@ -165,9 +175,11 @@ def _waiting(job: Job, planned: datetime | None, queue: Queue, now: datetime) ->
         at=planned or (None if retrying else min(job.scheduled or job.made or now, now)),
         day=attempt_day(job.scheduled, job.processed if retrying and job.processed else starts, starts),
         started=job.processed if retrying else None,
-        ended=_failed_before(job, planned, queue, now) if retrying else None,
+        ended=failed,
         queued="now" if is_due else None if retrying else "later",
         detail="; ".join(detail for detail in details if detail) or None,
+        attempt=job.id if failed else None,
+        scheduled=job.scheduled if failed else None,
     )
 
 
@@ -190,20 +202,20 @@ def _gone(queue: Queue, now: datetime) -> Iterator[Signal]:
     somewhere = {name for place in queue.places.values() for name in place}
     for job in queue.jobs.values():
         if job.id not in somewhere and not job.known:
-            yield from _last_end(job, queue.events_of(job.id), now)
+            yield from _ends(job, queue.events_of(job.id), now)
 
 
-def _last_end(job: Job, events: Sequence[Event], now: datetime) -> Iterable[Signal]:
+def _ends(job: Job, events: Sequence[Event], now: datetime) -> Iterator[Signal]:
     for place, event in enumerate(events):
         if event.kind not in FINISHED:
             continue
         if event.happened > now + CLOCK_SKEW:
-            return [_does_not_count(job, "it finished in the future")]
+            yield _does_not_count(job, "it finished in the future")
+            return
         started = next((earlier.happened for earlier in events[place:] if earlier.kind == "active"), None)
         state: Literal["succeeded", "failed"] = "succeeded" if event.kind == "completed" else "failed"
         reason = event.reason if state == "failed" else None
-        return [_ended(state, job, event.happened, started, reason)]
-    return []
+        yield _ended(state, job, event.happened, started, reason, event.id)
 
 
 def _does_not_count(job: Job, why: str) -> Signal:

@@ -37,9 +37,10 @@ SCHEDULED_FOR = "scheduled_for"
 
 SOURCE = "source"
 ATTEMPT = "job_id"
+EVENT = "event_id"
 FAILED_AT = "failed_at"
 REASON = "reason"
-"""More metadata of what we record ourselves: where it was found, by which name there, when and why it failed."""
+"""More metadata of what we record ourselves: where it was found, by which names there, when and why it failed."""
 
 # Dagster's own tags; it exports no names for them.
 SCHEDULED_TIME_TAG = ".dagster/scheduled_execution_time"

@@ -1,6 +1,6 @@
 """Looking at the world once: from a Dagster instance and the environment to a decision."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from dagster import DagsterInstance
@@ -15,6 +15,14 @@ from cleanup_pipeline.gate.signals import Signal, SignalSource, describe, listen
 
 def look(instance: DagsterInstance, now: datetime, environment: Mapping[str, str]) -> Decision:
     """Decide at `now`, the wall clock. Whatever is wrong becomes a reason to wait: this never raises."""
+    decision, _ = look_and_listen(instance, now, environment)
+    return decision
+
+
+def look_and_listen(
+    instance: DagsterInstance, now: datetime, environment: Mapping[str, str]
+) -> tuple[Decision, Sequence[Signal]]:
+    """Decide, and return all that the sources said too, not only what counts of each. This never raises."""
     settings = Settings.from_environment(environment)
     sources = _sources(instance, settings)
     try:
@@ -22,8 +30,9 @@ def look(instance: DagsterInstance, now: datetime, environment: Mapping[str, str
     except Exception as error:
         # Dagster tries for 10 seconds before it gives up: once is enough.
         unreachable = [Signal(source=source.source, state="unreachable", detail=describe(error)) for source in sources]
-        return undecided(now, f"Dagster's storage can't be read: {describe(error)}.", unreachable)
-    return decide(now, listen(sources, now), runs, settings)
+        return undecided(now, f"Dagster's storage can't be read: {describe(error)}.", unreachable), ()
+    heard = listen(sources, now)
+    return decide(now, heard, runs, settings), heard
 
 
 def _sources(instance: DagsterInstance, settings: Settings) -> list[SignalSource]:

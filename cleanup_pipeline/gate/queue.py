@@ -100,6 +100,7 @@ class Job:
 class Event:
     """An entry of the queue's stream of events, by Redis' clock."""
 
+    id: str
     kind: str
     job: str
     happened: datetime
@@ -122,13 +123,13 @@ class Queue:
     unseen: Mapping[str, datetime | None]
 
     def jobs_in(self, *places: Place) -> Iterator[tuple[Job, float | None]]:
-        """The jobs in those places, with their scores."""
+        """Return the jobs in those places, with their scores."""
         for place in places:
             for name, score in self.places[place].items():
                 yield self.jobs[name], score
 
     def events_of(self, job: str) -> Sequence[Event]:
-        """The events of one job, newest first."""
+        """Return the events of one job, newest first."""
         return [event for event in self.events if event.job == job]
 
 
@@ -286,7 +287,7 @@ def _event(entry: Sequence[Any]) -> Event | None:
     if happened is None or b"jobId" not in values:
         return None
     kind, job, name, reason = (_text(values.get(of, b"")) for of in (b"event", b"jobId", b"name", b"failedReason"))
-    return Event(kind, job, happened, name, one_line(reason))
+    return Event(_text(stamp), kind, job, happened, name, one_line(reason))
 
 
 def _scored(flat: Sequence[bytes]) -> dict[bytes, float | None]:

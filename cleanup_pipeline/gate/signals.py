@@ -29,8 +29,8 @@ class Signal:
     `unknown` has one where a newer attempt of that day may have been overlooked.
     `started` is when it started or, for one that has not, when it was made. `ended` is when the try failed that is to
     be retried, where that is known. `queued` tells of one that a queue holds whether it may be taken now or only later.
-    `detail` is one line for a person. `attempt` is the source's own name of an attempt that has ended, `scheduled` what
-    that was scheduled for. `echo_of` is the source from which we have recorded it ourselves.
+    `detail` is one line for a person. `attempt` is the source's own name of an attempt that has ended, `event` its name
+    of that end, `scheduled` what it was scheduled for. `echo_of` is the source from which we recorded it ourselves.
     """
 
     source: Source
@@ -42,6 +42,7 @@ class Signal:
     queued: Literal["now", "later"] | None = None
     detail: str | None = None
     attempt: str | None = None
+    event: str | None = None
     scheduled: datetime | None = None
     echo_of: Source | None = None
 

@@ -1,6 +1,6 @@
 """What a tick finds in BullMQ stands in Dagster afterwards, once for each attempt."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
@@ -16,10 +16,11 @@ from dagster import (
 
 from cleanup_pipeline.defs.tick import tick
 from cleanup_pipeline.gate import day
+from cleanup_pipeline.gate.bullmq import MessageCleanupJobs
 from cleanup_pipeline.gate.dagster_facts import MESSAGE_CLEANUP, MessageCleanupReports
-from cleanup_pipeline.gate.record import record_success
+from cleanup_pipeline.gate.record import record_attempts, record_success
 from cleanup_pipeline.gate.signals import Signal
-from cleanup_pipeline_tests.bullmq import KEYS, leave, url_of
+from cleanup_pipeline_tests.bullmq import KEYS, BullMQ, leave, until, url_of
 from cleanup_pipeline_tests.gate.storage import TODAY, today
 
 DUE = today("03:00")
@@ -134,6 +135,86 @@ def test_each_try_of_one_job_is_recorded(instance: DagsterInstance, redis_db: re
     materializations, observations = records(instance)
 
     assert (len(materializations), len(observations)) == (1, 1)
+
+
+def test_an_attempt_is_recorded_once_though_its_job_is_removed_and_the_events_have_another_clock(
+    instance: DagsterInstance, redis_db: redis.Redis
+) -> None:
+    kinds = {"1": "completed", "2": "failed"}
+    for at, event in ((DUE, "added"), (STARTED, "active"), (ENDED, None)):
+        for job, kind in kinds.items():
+            told = {"event": event or kind, "jobId": job, "name": "cleanup-expired-messages"}
+            redis_db.xadd(f"{KEYS}events", told, id=f"{int(ms(at)) + 7}-{job}")  # type: ignore[arg-type]  # text
+    for job, kind in kinds.items():
+        end(redis_db, kind, job)
+    tick(instance, "sensor")
+    redis_db.delete(*(f"{KEYS}{key}" for key in ("completed", "failed", "1", "2")))
+    tick(instance, "sensor")
+
+    assert [len(of) for of in records(instance)] == [1, 1]
+
+
+def test_an_attempt_of_a_real_queue_is_recorded_once_though_the_queue_is_cleaned(
+    instance: DagsterInstance, bull: BullMQ, redis_db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(day, "utc_now", lambda: datetime.now(UTC))
+    bull.do("await queue.add(NAME, {}); await work(async () => {}, 'completed')")
+    tick(instance, "sensor")
+    bull.do("await queue.clean(0, 100, 'completed')")
+    assert not redis_db.zcard(f"{KEYS}completed")
+    tick(instance, "sensor")
+
+    assert [len(of) for of in records(instance)] == [1, 0]
+
+
+def test_attempts_that_do_not_decide_the_day_are_recorded_too(
+    instance: DagsterInstance, redis_db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yesterdays = f"repeat:daily-cleanup:{int(ms(DUE - timedelta(days=1)))}"
+    end(redis_db, "completed", yesterdays, started=today("00:10"))
+    end(redis_db, "failed", failedReason="deadlock")
+    end(redis_db, "completed", "by hand", started=DUE + timedelta(minutes=20))
+    for _ in range(2):
+        tick(instance, "sensor")
+
+    materializations, observations = records(instance)
+
+    assert [values(of.asset_materialization)["job_id"] for of in materializations] == ["by hand", yesterdays]
+    assert [values(of.asset_observation)["job_id"] for of in observations] == [JOB]
+    monkeypatch.setenv("MESSAGE_CLEANUP_REDIS_URL", "unix:///no/such/socket")
+    assert isinstance(tick(instance, "sensor"), RunRequest)
+
+
+def test_each_try_of_a_real_job_is_recorded_once(
+    instance: DagsterInstance, bull: BullMQ, redis_db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(day, "utc_now", lambda: datetime.now(UTC))
+    fails = "async () => { throw new Error('deadlock') }"
+    bull.do(f"await queue.add(NAME, {{}}, {{ attempts: 2, backoff: 3600000 }}); await work({fails}, 'failed')")
+    until(lambda: redis_db.zcard(f"{KEYS}delayed"), "the next try is planned")
+    tick(instance, "sensor")
+    bull.do("await reset()")
+    bull.do("await queue.pause()")
+    bull.do("await (await queue.getDelayed())[0].promote()")
+    tick(instance, "sensor")
+    assert [len(of) for of in records(instance)] == [0, 1]
+
+    bull.do(f"const done = work({fails}, 'failed'); await queue.resume(); await done")
+    until(lambda: redis_db.zcard(f"{KEYS}failed"), "it failed for good")
+    for _ in range(2):
+        tick(instance, "sensor")
+
+    assert [len(of) for of in records(instance)] == [0, 2]
+
+
+def test_a_failure_of_no_time_is_not_recorded_anew_at_each_look(
+    instance: DagsterInstance, redis_db: redis.Redis
+) -> None:
+    leave(redis_db, "failed", JOB, "inf", {"name": "cleanup-expired-messages"})
+    for moment in range(2):
+        record_attempts(instance, MessageCleanupJobs(url_of(redis_db)).signals(today(f"04:0{moment}")), today("04:02"))
+
+    assert records(instance)[1] == []
 
 
 def repeat(connection: redis.Redis) -> None:
