@@ -34,6 +34,10 @@ def judge(day: date, signals: Sequence[Signal]) -> Verdict:
     """
     heard = tuple(_of_source(day, list(of_one)) for of_one in _by_source(_without_echoes(day, signals)))
     decider = _decider(heard)
+    left_over = _left_over(day, decider, signals)
+    if left_over:
+        decider = left_over
+        heard = tuple(left_over if signal.source == left_over.source else signal for signal in heard)
     return Verdict(
         done=decider is not None and decider.state == "succeeded",
         signal=decider,
@@ -88,6 +92,23 @@ def _decider(heard: Sequence[Signal]) -> Signal | None:
     if attempts:
         return _newest(attempts)
     return next((signal for signal in heard if signal.state == "unreachable"), heard[0] if heard else None)
+
+
+def _left_over(day: date, decider: Signal | None, signals: Sequence[Signal]) -> Signal | None:
+    """Pick what is still on of an earlier day, where nothing has begun for this one: it tells why that waits.
+
+    It changes no decision: whether it succeeds is nothing to this day.
+    """
+    if decider and decider.state not in ("waiting", "unknown", "unreachable"):
+        return None
+    silent = {signal.source for signal in signals if signal.state == "unreachable"}
+    states = ("running",) if decider and decider.state == "waiting" else ("running", "retrying", "waiting")
+    left = [
+        signal
+        for signal in signals
+        if signal.day and signal.day < day and signal.state in states and signal.source not in silent
+    ]
+    return max(left, key=lambda signal: (signal.state == "running", signal.began), default=None)
 
 
 def _newest(signals: Sequence[Signal]) -> Signal:

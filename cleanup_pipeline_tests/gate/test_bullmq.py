@@ -127,6 +127,20 @@ def test_a_job_in_progress_is_running_since_it_was_taken(bull: BullMQ, redis_db:
     assert (signal.state, signal.at, signal.detail) == ("running", taken, None)
 
 
+def test_a_job_that_began_yesterday_and_is_still_in_progress_is_told_and_waited_for(
+    bull: BullMQ, redis_db: redis.Redis
+) -> None:
+    promoted(bull, "forever", "active")
+    today = only_signal(heard(redis_db))
+    assert today.at is not None
+
+    for now in (today.at + DAY, at(utc_day(today.at) + 2 * DAY, time(4))):
+        verdict = heard(redis_db, now)
+
+        assert (only_signal(verdict).state, only_signal(verdict).at) == ("running", today.at)
+        assert verdict.clauses == (f"Message cleanup has been running since {clock(today.at, utc_day(now))} (BullMQ)",)
+
+
 def test_a_job_whose_worker_is_gone_is_running_and_told_as_stalled(bull: BullMQ, redis_db: redis.Redis) -> None:
     promoted(bull, "forever", "active", worker="{ skipLockRenewal: true, skipStalledCheck: true }")
     (name,) = members(redis_db, "active")

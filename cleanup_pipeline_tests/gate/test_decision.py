@@ -142,6 +142,28 @@ HEADED_CASES: list[str | Case] = [
         by="dagster_run",
     ),
     Case(
+        "a message cleanup of yesterday that is still running is told and waited for",
+        now="04:00",
+        state="waiting",
+        signals=(
+            replace(signal("bullmq", "running", day=YESTERDAY), at=utc("23:50", YESTERDAY)),
+            signal("bullmq", "waiting", "03:00", queued="now"),
+            NO_REPORT,
+        ),
+        reason=(
+            "Message cleanup has been running since 2026-11-23 23:50:00 UTC (BullMQ); "
+            "today's run has been waiting since 04:00:00 UTC."
+        ),
+    ),
+    Case(
+        "a message cleanup of yesterday that is still running does not hide today's success",
+        now="04:00",
+        state="open",
+        launch=True,
+        signals=(replace(signal("bullmq", "running", day=YESTERDAY), at=utc("03:10")), SUCCEEDED),
+        reason="Message cleanup succeeded at 03:00:04 UTC (Dagster run).",
+    ),
+    Case(
         "a message cleanup that will be retried is waited for",
         now="04:00",
         state="waiting",
