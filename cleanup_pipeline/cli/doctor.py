@@ -12,9 +12,10 @@ from cleanup_pipeline.cli.options import Request
 from cleanup_pipeline.cli.output import Stream, Streams
 from cleanup_pipeline.cli.report import document
 from cleanup_pipeline.cli.watch import Watch
-from cleanup_pipeline.gate.old_job import QUEUE, old_schedulers
+from cleanup_pipeline.gate.old_job import QUEUE, old_jobs
 from cleanup_pipeline.gate.redis_client import RedisUnavailable
 from cleanup_pipeline.gate.settings import Settings
+from cleanup_pipeline.gate.signals import one_line
 from cleanup_pipeline.postgres import CleanupError, Session, explain
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep import preflight
@@ -124,15 +125,15 @@ def _look_for_the_old_job(settings: Settings) -> list[Finding]:
     if settings.redis_url is None:
         return []
     try:
-        found = old_schedulers(settings.redis_url, settings.redis_prefix)
+        found = old_jobs(settings.redis_url, settings.redis_prefix)
     except RedisUnavailable as error:
         return [Finding(Severity.WARNING, f"Whether the old job still lives in Redis can't be told: {error}.")]
     return [
         Finding(
             Severity.WARNING,
-            f"The old job still lives in Redis and deletes on its own: scheduler {scheduler.name} of queue {QUEUE}"
-            + (f", next at {scheduler.due.isoformat()}." if scheduler.due else "."),
-            scheduler.how_to_remove,
+            f"The old job still lives in Redis and deletes on its own: {old.kind} {one_line(old.name)} of queue {QUEUE}"
+            + (f", next at {old.due.isoformat()}." if old.due else "."),
+            old.how_to_remove,
         )
-        for scheduler in found
+        for old in found
     ]

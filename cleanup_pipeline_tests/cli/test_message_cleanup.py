@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from shlex import split
 
 import pytest
 import redis
@@ -167,13 +168,51 @@ def test_doctor_tells_where_the_old_job_lives_on_and_its_words_remove_it(
     assert finding["what"] in cli("doctor", **url).out
     by_node, *by_redis = finding["do"].removeprefix("Remove it with BullMQ: ").split("; ")
     for command in by_redis:
-        redis_db.execute_command(*command.removeprefix("or: ").removeprefix("redis-cli ").replace("'", "").split())
+        redis_db.execute_command(*split(command.removeprefix("or: ").removeprefix("redis-cli ")))
     left = {str(name).rpartition(":")[2] for name in redis_db.keys("bull:after-hours-session-cleanup:*")}
     assert left <= {"meta'", "events'", "marker'", "id'"}
 
     bull.do(plan + "await old.upsertJobScheduler('daily-session-cleanup', { pattern: '0 4 * * *' }, { name: 'clean' })")
     bull.do("const Queue = function () { return queueOf('after-hours-session-cleanup') }, connection = 0;" + by_node)
     assert cli("doctor", "--json", **url).json["elsewhere"] == []
+
+
+OLD = "bull:after-hours-session-cleanup:"
+
+
+def test_doctor_tells_of_an_old_job_that_nothing_plans_any_more_and_its_words_remove_it(
+    bull: BullMQ, redis_db: redis.Redis, cli: Cli
+) -> None:
+    url = {"MESSAGE_CLEANUP_REDIS_URL": url_of(redis_db)}
+    hour = "{ delay: 3600000, jobId: `it's; rm -rf $HOME` }"
+    bull.do(f"await queueOf('after-hours-session-cleanup').add('clean', {{}}, {hour})")
+
+    [finding] = cli("doctor", "--json", **url).json["elsewhere"]
+
+    assert "job it's; rm -rf $HOME of queue after-hours-session-cleanup, next at 20" in finding["what"]
+    _, _, by_redis = finding["do"].partition("; or: ")
+    words = split(by_redis)
+    assert words == [
+        "redis-cli",
+        "ZREM",
+        f"{OLD}delayed",
+        "it's; rm -rf $HOME;",
+        "redis-cli",
+        "DEL",
+        f"{OLD}it's; rm -rf $HOME",
+    ]
+    by_node = finding["do"].removeprefix("Remove it with BullMQ: ").partition("; or: ")[0]
+    bull.do("const Queue = function () { return queueOf('after-hours-session-cleanup') }, connection = 0;" + by_node)
+    assert cli("doctor", "--json", **url).json["elsewhere"] == []
+
+
+def test_doctor_tells_no_time_of_a_scheduler_whose_score_is_none(redis_db: redis.Redis, cli: Cli) -> None:
+    redis_db.zadd(f"{OLD}repeat", {"clean::::0 4 * * *": 5, "daily-session-cleanup": 7})
+
+    findings = cli("doctor", "--json", MESSAGE_CLEANUP_REDIS_URL=url_of(redis_db)).json["elsewhere"]
+
+    assert len(findings) == 2
+    assert all(finding["what"].endswith("of queue after-hours-session-cleanup.") for finding in findings)
 
 
 def test_doctor_tells_where_redis_can_not_be_reached(cli: Cli) -> None:
