@@ -416,6 +416,21 @@ class Catalog:
             )
         ]
 
+    def known_triggers(self, oids: list[int], action: Delete | Close) -> list[int]:
+        """The oids of the app's enabled triggers for a delete or an update, whichever columns they are for."""
+        return [
+            oid
+            for (oid,) in self._rows(
+                """
+                select oid::bigint from pg_trigger
+                where tgrelid = any({oids}::bigint[]::oid[]) and not tgisinternal and tgenabled <> 'D'
+                  and tgtype & {event} <> 0
+                """,
+                oids=oids,
+                event=8 if isinstance(action, Delete) else 16,
+            )
+        ]
+
     def deferred(self, oids: list[int], action: Delete | Close) -> list[str]:
         """The constraints and triggers that the rule sets off and that wait for the commit."""
         return [

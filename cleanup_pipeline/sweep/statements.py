@@ -168,21 +168,46 @@ class Statements:
         )
 
     def surprise(self, leaf: Leaf) -> sql.Composed:
-        """Whether a cascade was added, or the partition detached, since preflight.
+        """What has come since preflight: foreign keys with an action, rewrite rules, triggers (by name, else null).
 
-        To be asked after writing and before the commit: from the write on our lock keeps new foreign keys out.
+        Last, whether the names still mean the tables that preflight has seen: we write, and judge, by name. To be asked
+        after writing and before the commit: from the write on our lock keeps all of that out.
         """
+        closes = isinstance(self.rule.action, Close)
         return sql.SQL(
-            "select exists (select from pg_catalog.pg_constraint where contype = 'f' and {action} in ('c', 'n', 'd')"
-            " and confrelid = any ({family}::bigint[]::oid[]) and oid <> all ({known}::bigint[]::oid[]))"
-            " or exists (select from pg_catalog.pg_class where oid = {leaf}::oid and relispartition <> {partition})"
+            "select (select string_agg(conname, ', ') from pg_catalog.pg_constraint where contype = 'f'"
+            " and {key_action} in ('c', 'n', 'd') and confrelid = any ({family}::bigint[]::oid[])"
+            " and oid <> all ({known_keys}::bigint[]::oid[])),"
+            " (select string_agg(rulename, ', ') from pg_catalog.pg_rewrite where ev_class = {leaf}::oid"
+            " and ev_type = {rule_event} and ev_enabled <> 'D'),"
+            " (select string_agg(tgname, ', ') from pg_catalog.pg_trigger where tgrelid = {leaf}::oid"
+            " and not tgisinternal and tgenabled <> 'D' and tgtype & {trigger_event} <> 0"
+            " and oid <> all ({known_triggers}::bigint[]::oid[])),"
+            " {is_leaf} and {is_parent}"
         ).format(
-            action=sql.Identifier("confupdtype" if isinstance(self.rule.action, Close) else "confdeltype"),
+            key_action=sql.Identifier("confupdtype" if closes else "confdeltype"),
             family=sql.Literal(list(self.target.family)),
-            known=sql.Literal(list(self.target.known_keys)),
+            known_keys=sql.Literal(list(self.target.known_keys)),
             leaf=sql.Literal(leaf.oid),
-            partition=sql.Literal(leaf.is_partition),
+            rule_event=sql.Literal("2" if closes else "4"),
+            trigger_event=sql.Literal(16 if closes else 8),
+            known_triggers=sql.Literal(list(self.target.known_triggers)),
+            is_leaf=_is_still(leaf.table, leaf.oid) + self._belongs(leaf),
+            is_parent=_is_still(self.rule.orphan_of.parent, self.target.parent)
+            if self.rule.orphan_of
+            else sql.SQL("true"),
         )
+
+    def _belongs(self, leaf: Leaf) -> sql.Composed:
+        """Whether the leaf is a partition of the swept table still, or none."""
+        if not leaf.is_partition:
+            return sql.SQL(" and not (select relispartition from pg_catalog.pg_class where oid = {}::oid)").format(
+                sql.Literal(leaf.oid)
+            )
+        return sql.SQL(
+            " and exists (select from pg_catalog.pg_inherits where inhrelid = {}::oid"
+            " and inhparent = any ({}::bigint[]::oid[]))"
+        ).format(sql.Literal(leaf.oid), sql.Literal(list(self.target.family)))
 
     def held_up(self, leaf: Leaf) -> sql.Composed:
         """Whether somebody waits for a row that our transaction has changed, or for the table."""
@@ -362,6 +387,12 @@ class Statements:
             "select max(ctid)::text, count(*) from"
             " (select ctid from {} where ctid > {} and ctid <= {} limit {}) as next"
         ).format(_CANDIDATES, _tid(after), _tid(end), sql.Literal(at_most))
+
+
+def _is_still(table: Table, oid: int | None) -> sql.Composed:
+    return sql.SQL("pg_catalog.to_regclass({}) is not distinct from {}::oid").format(
+        sql.Literal(identifier(table).as_string()), sql.Literal(oid)
+    )
 
 
 def _column(name: str) -> sql.Composed:

@@ -19,7 +19,7 @@ from cleanup_pipeline.postgres import CleanupError, Limits, LostConnectionError,
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep import access, judgement, lock, preflight
 from cleanup_pipeline.sweep.backoff import Backoff
-from cleanup_pipeline.sweep.catalog import Catalog, Leaf
+from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.finding import RefusedError, Severity
 from cleanup_pipeline.sweep.fuse import Fuse, scans
 from cleanup_pipeline.sweep.moment import earliest
@@ -448,21 +448,14 @@ class Sweep:
             raise FailedError(writer.why_spoilt)
         if not result.remaining or self._options.budget.spent:
             return
-        triggers = target.triggers or self._triggers_by_now(target)
-        if triggers and self._any_kept(target, statements):
+        if target.triggers and self._any_kept(target, statements):
             raise FailedError(
                 f"{result.remaining:,} rows of {target.rule.table} stay although nothing holds them: a trigger keeps "
-                f"them or brings them back ({', '.join(triggers)})."
+                f"them or brings them back ({', '.join(target.triggers)})."
             )
         result.notes.append(
             f"{result.remaining:,} rows of {target.rule.table} were locked or changed meanwhile and stay."
         )
-
-    def _triggers_by_now(self, target: Target) -> tuple[str, ...]:
-        """Those that came since preflight has looked, too."""
-        oids = [leaf.oid for leaf in target.leaves]
-        found = self._reader.once(lambda transaction: Catalog(transaction).triggers(oids, target.rule.action))
-        return tuple(trigger.name for trigger in found)
 
     def _any_kept(self, target: Target, statements: Statements) -> bool:
         if self.rule.orphan_of:

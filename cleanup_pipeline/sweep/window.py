@@ -200,8 +200,7 @@ class Writer:
                         affected, oldest = transaction.change_and_tell(self._statements.telling_age(statement))
                     else:
                         affected = transaction.change(statement)
-                    if affected:
-                        self._before_commit(transaction, leaf)
+                    self._before_commit(transaction, leaf, affected)
                     self.working_s += time.monotonic() - started
             except LostConnectionError as lost:
                 self._reconnect(lost)
@@ -216,17 +215,35 @@ class Writer:
         oldest = self._result.oldest
         return self.asks_age and not (oldest and is_before(oldest, self._statements.overdue_before))
 
-    def _before_commit(self, transaction: Transaction, leaf: Leaf) -> None:
-        """See that nothing has changed which preflight has checked. Raises `FailedError`; the window is rolled back."""
-        if self._statements.target.defers:
-            # No timeout holds during a commit.
-            transaction.run(_NOTHING_WAITS)
-        self.held_up_others = self._holds_up_others(transaction, leaf)
-        (surprised,) = transaction.one(self._surprise(leaf), prepared=True)
-        if surprised:
+    def _before_commit(self, transaction: Transaction, leaf: Leaf, affected: int) -> None:
+        if affected:
+            if self._statements.target.defers:
+                # No timeout holds during a commit.
+                transaction.run(_NOTHING_WAITS)
+            self.held_up_others = self._holds_up_others(transaction, leaf)
+        # Of no rows too: a rule or a trigger may have done something else instead.
+        self._require_no_surprise(transaction, leaf)
+
+    def _require_no_surprise(self, transaction: Transaction, leaf: Leaf) -> None:
+        """See that nothing has come which preflight has not seen. Raises `FailedError`; the window is rolled back."""
+        keys, rules, triggers, is_the_same = transaction.one(self._surprise(leaf), prepared=True)
+        came = [
+            f"{what} ({names})"
+            for what, names in (
+                (f"a foreign key with an action was pointed at {leaf.table}", keys),
+                (f"a rewrite rule was put on {leaf.table}", rules),
+                (f"a trigger was put on {leaf.table}", triggers),
+            )
+            if names
+        ]
+        if not is_the_same:
+            reference = self._statements.rule.orphan_of
+            parent = f", or {reference.parent} by another," if reference else ""
+            came.append(f"{leaf.table} was replaced by another table{parent} or detached from its own")
+        if came:
             raise FailedError(
-                f"During the sweep a foreign key with an action was pointed at {leaf.table}, or the table was detached "
-                "from its parent. The window was rolled back; run cleanup-pipeline doctor, then run again."
+                f"During the sweep {'; '.join(came)}. The window was rolled back; run cleanup-pipeline doctor, "
+                "then run again."
             )
 
     def _surprise(self, leaf: Leaf) -> bytes:

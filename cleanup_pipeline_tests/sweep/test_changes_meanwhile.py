@@ -41,6 +41,103 @@ def test_a_cascade_that_is_added_during_the_sweep_reaches_nothing(app: App, data
     assert count(app, "after_hours_matches") == matches
 
 
+RUINED = (
+    "create function ruin() returns trigger language plpgsql as $$ begin delete from after_hours_messages; {} end $$;"
+)
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        (
+            "create rule ruin as on delete to after_hours_declines do also delete from after_hours_messages",
+            "a rewrite rule was put on public.after_hours_declines (ruin)",
+        ),
+        (
+            "create rule ruin as on delete to after_hours_declines do instead delete from after_hours_messages",
+            "a rewrite rule was put on public.after_hours_declines (ruin)",
+        ),
+        (
+            RUINED.format("return old;")
+            + "create trigger ruin after delete on after_hours_declines for each row execute function ruin()",
+            "a trigger was put on public.after_hours_declines (ruin)",
+        ),
+        (
+            RUINED.format("return null;")
+            + "create trigger ruin before delete on after_hours_declines for each row execute function ruin()",
+            "a trigger was put on public.after_hours_declines (ruin)",
+        ),
+        ("alter table after_hours_declines enable trigger asleep", "a trigger was put"),
+        ("alter table after_hours_declines enable rule asleep", "a rewrite rule was put"),
+        (
+            "create table copy (like after_hours_declines including all);"
+            "insert into copy select * from after_hours_declines;"
+            "create table pins (id uuid references copy on delete cascade); insert into pins select id from copy;"
+            "alter table after_hours_declines rename to gone; alter table copy rename to after_hours_declines",
+            "public.after_hours_declines was replaced by another table",
+        ),
+        (
+            "alter schema public rename to gone; create schema public;"
+            "create table public.after_hours_declines (like gone.after_hours_declines including all);"
+            "insert into public.after_hours_declines select * from gone.after_hours_declines",
+            "public.after_hours_declines was replaced by another table",
+        ),
+    ],
+    ids=[
+        "a rule",
+        "a rule instead",
+        "a trigger",
+        "a trigger instead",
+        "a trigger enabled",
+        "a rule enabled",
+        "another table",
+        "another schema",
+    ],
+)
+def test_nothing_more_is_deleted_once_a_delete_does_more_than_preflight_saw(
+    app: App, database: str, statement: str, told: str
+) -> None:
+    plant(app, 400, NOW)
+    app.execute(
+        "create function nothing() returns trigger language plpgsql as $$ begin return null; end $$;"
+        "create trigger asleep after delete on after_hours_declines for each row execute function nothing();"
+        "alter table after_hours_declines disable trigger asleep;"
+        "create rule asleep as on delete to after_hours_declines do also notify asleep;"
+        "alter table after_hours_declines disable rule asleep"
+    )
+    with session_on(database) as session:
+        swept = Sweep(OLD_DECLINES, session, options(pace=TINY))
+        steps = iter(swept)
+        advance(steps, "windows")
+        messages = count(app, "after_hours_messages")
+        app.execute(statement.encode())
+        schema = "gone" if "schema" in statement else "public"
+        declines = count(app, "public.after_hours_declines")
+        result = finish(swept, steps)
+    assert result.status is Status.FAILED
+    assert told in (result.error or "")
+    assert count(app, f"{schema}.after_hours_messages") == messages != 0
+    assert count(app, "public.after_hours_declines") == declines
+
+
+def test_orphans_of_a_parent_that_was_replaced_meanwhile_stay(app: App, database: str) -> None:
+    plant(app, 400, NOW)
+    fingerprints = count(app, "device_fingerprints")
+    with session_on(database) as session:
+        swept = Sweep(ORPHANED_FINGERPRINTS, session, options())
+        steps = iter(swept)
+        advance(steps, "judging")
+        app.execute(
+            "create table copy (like after_hours_sessions including all);"
+            "insert into copy select * from after_hours_sessions;"
+            "alter table after_hours_sessions rename to gone; alter table copy rename to after_hours_sessions"
+        )
+        result = finish(swept, steps)
+    assert result.status is Status.FAILED
+    assert "public.after_hours_sessions by another" in (result.error or "")
+    assert count(app, "device_fingerprints") == fingerprints
+
+
 def test_a_table_that_inherits_since_the_sweep_began_keeps_its_rows(app: App, database: str) -> None:
     plant(app, 400, NOW)
     with session_on(database) as session:
@@ -56,11 +153,17 @@ def test_a_table_that_inherits_since_the_sweep_began_keeps_its_rows(app: App, da
     assert count(app, "only after_hours_declines") == 200
 
 
-def test_a_partition_that_is_detached_during_the_sweep_keeps_its_rows(app: App, database: str) -> None:
+@pytest.mark.parametrize(
+    "goes_to",
+    ["", ";alter table archive attach partition declines_old for values from (minvalue) to (maxvalue)"],
+    ids=["nowhere", "an archive"],
+)
+def test_a_partition_that_is_detached_during_the_sweep_keeps_its_rows(app: App, database: str, goes_to: str) -> None:
     app.execute(
         """
         create table declines (id uuid default gen_random_uuid(), created_at timestamptz)
             partition by range (created_at);
+        create table archive (like declines) partition by range (created_at);
         create table declines_old partition of declines for values from (minvalue) to ('2026-01-01');
         create table declines_new partition of declines for values from ('2026-01-01') to (maxvalue);
         insert into declines (created_at) select '2025-06-01' from generate_series(1, 500);
@@ -72,7 +175,7 @@ def test_a_partition_that_is_detached_during_the_sweep_keeps_its_rows(app: App, 
         swept = Sweep(rule, session, options(pace=TINY))
         steps = iter(swept)
         advance(steps, "windows")
-        app.execute("alter table declines detach partition declines_old")
+        app.execute(f"alter table declines detach partition declines_old{goes_to}".encode())
         kept = count(app, "declines_old")
         result = finish(swept, steps)
     assert result.status is Status.FAILED
