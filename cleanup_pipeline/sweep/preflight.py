@@ -170,6 +170,12 @@ def _columns(rule: Rule, table: Relation) -> Iterator[Finding]:
             yield _refusal(f"The table {table.table} has no column {name} ({type_} was expected).")
         elif found.type != type_:
             yield _refusal(f"The column {table.table}.{name} is {found.type}; {type_} was expected.")
+        elif not found.built_in:
+            yield _refusal(
+                f"The column {table.table}.{name} is of a domain over {type_}: an operator or function that was made "
+                "for the domain would be used in place of the server's own.",
+                f"Give it the type {type_} itself.",
+            )
 
 
 def _reference(reference: Reference, name: Table, table: Relation, parent: Relation) -> Iterator[Finding]:

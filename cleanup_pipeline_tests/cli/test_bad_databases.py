@@ -254,6 +254,17 @@ CASES = [
         ("public.after_hours_sessions.ended_at is date",),
     ),
     Case(
+        "an age of a domain that has an operator of its own, by which everything is old",
+        """
+        create domain instant as timestamptz;
+        create function older(instant, timestamptz) returns bool language sql as 'select true';
+        create operator public.< (leftarg = instant, rightarg = timestamptz, function = older);
+        alter table after_hours_declines alter created_at type instant;
+        """,
+        refused(DECLINES),
+        ("public.after_hours_declines.created_at is of a domain over timestamp with time zone",),
+    ),
+    Case(
         "a time of change without a time zone",
         "alter table after_hours_profiles alter updated_at type timestamp",
         refused(PROFILES),
