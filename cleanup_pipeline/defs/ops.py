@@ -32,6 +32,7 @@ from cleanup_pipeline.defs.story import observed_metadata
 from cleanup_pipeline.gate import tags
 from cleanup_pipeline.postgres import CleanupError, Session
 from cleanup_pipeline.rules import Rule
+from cleanup_pipeline.sweep.finding import RefusedError
 from cleanup_pipeline.sweep.plan import plan
 from cleanup_pipeline.sweep.result import Progress, Result, Status
 from cleanup_pipeline.sweep.sweep import Sweep
@@ -166,6 +167,8 @@ class _Work:
         run, instance = self._context.run, self._context.instance
         try:
             self._session = self._cleanup_run.begin(self._postgres, run, instance)
+        except RefusedError as refused:
+            return Result(self._rule.name, Status.REFUSED, error=str(refused))
         except CleanupError as error:
             return Result(self._rule.name, Status.FAILED, error=str(error))
         self._observer.as_of = self._cleanup_run.began_at()

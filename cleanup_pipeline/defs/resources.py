@@ -33,6 +33,7 @@ from cleanup_pipeline.postgres import (
 from cleanup_pipeline.rules import RULES_ON, Rule
 from cleanup_pipeline.sweep import footprint, lock
 from cleanup_pipeline.sweep.as_of import choose_as_of
+from cleanup_pipeline.sweep.finding import RefusedError
 from cleanup_pipeline.sweep.footprint import Footprint
 from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED, Pace
 from cleanup_pipeline.sweep.result import Progress, Result, Status, worst
@@ -96,7 +97,13 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
     max_seconds: int | None = Field(default=None, ge=1, description="Stop cleanly after so many seconds.")
     deep: bool = Field(default=False, description="Look for orphans also where a foreign key rules them out.")
     allow_share: float | None = Field(
-        default=None, gt=0, le=1, description="Lift the fuse for this run: the share of its table that a rule may take."
+        default=None,
+        gt=0,
+        le=1,
+        description="Lift the fuse for this run: the share of its table that a rule may take. Needs a reason.",
+    )
+    reason: str | None = Field(
+        default=None, description=f"Why the run is started; kept as its tag {tags.REASON}, which may be set instead."
     )
 
     _session: Session | None = PrivateAttr(default=None)
@@ -115,15 +122,30 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
     def begin(self, postgres: PostgresResource, run: DagsterRun, instance: DagsterInstance) -> Session:
         """Connect, fix `as_of` and claim the day, where that is not done yet; returns the run's one session.
 
-        Raises `ConfigurationError`, `UnreachableError`, and `Superseded` where the day is another run's.
+        Raises `ConfigurationError`, `UnreachableError`, `RefusedError` where the fuse is lifted without a reason, and
+        `Superseded` where the day is another run's.
         """
         if self._session is None:
             self._session = postgres.session(f"{APPLICATION_NAME} {run.run_id}")
         if self._as_of is None:
             as_of = choose_as_of(self._session, self.as_of)
+            said = self._said(run)
             self._claim(self._session, run, instance)
+            if said.items() - run.tags.items():
+                instance.add_run_tags(run.run_id, said)
             self._as_of = as_of
         return self._session
+
+    def _said(self, run: DagsterRun) -> dict[str, str]:
+        """What a person wants of this run and why, as tags of it. Raises `RefusedError` where the why is missing."""
+        reason = " ".join((self.reason or run.tags.get(tags.REASON, "")).split())
+        if self.allow_share is not None and not reason:
+            raise RefusedError(
+                "allow_share lifts a safety limit, and nobody says why. Set reason beside it in the configuration of "
+                f"cleanup_run, or the run's tag {tags.REASON}."
+            )
+        said = {tags.REASON: reason, tags.ALLOW_SHARE: "" if self.allow_share is None else str(self.allow_share)}
+        return {tag: value for tag, value in said.items() if value}
 
     def options(self, age: timedelta | None) -> Options:
         """How one rule is to be carried out; `age` replaces the rule's own."""

@@ -103,6 +103,39 @@ def test_a_refused_rule_leaves_the_others_to_run_and_the_run_then_ends_as_failed
     assert "The table public.after_hours_sessions does not exist in this database." in told
 
 
+@pytest.mark.parametrize("reason", [None, " "])
+def test_the_fuse_is_not_lifted_without_a_reason(planted: str, instance: DagsterInstance, reason: str | None) -> None:
+    lifted = {"allow_share": 0.9} | ({} if reason is None else {"reason": reason})
+    with psycopg.connect(planted, autocommit=True) as connection:
+        before = snapshot(connection)
+        result = run_job(planted, instance, config={"resources": {"cleanup_run": {"config": lifted}}})
+        assert snapshot(connection) == before
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert run.tags["cleanup/outcome"] == "refused"
+    told = "\n".join(messages_of(instance, result.run_id))
+    assert "Set reason beside it in the configuration of cleanup_run, or the run's tag cleanup/reason." in told
+
+
+@pytest.mark.parametrize("said_by", ["its configuration", "its tag"])
+def test_a_run_for_which_the_fuse_is_lifted_keeps_the_share_and_the_reason_in_its_tags(
+    planted: str, instance: DagsterInstance, said_by: str
+) -> None:
+    by_tag = said_by == "its tag"
+    lifted = {"allow_share": 0.9} | ({} if by_tag else {"reason": "users were\npurged"})
+    result = run_job(
+        planted,
+        instance,
+        config={"resources": {"cleanup_run": {"config": lifted}}},
+        op_selection=["delete_orphaned_profiles"],
+        tags={"cleanup/reason": "users were purged"} if by_tag else {},
+    )
+    run = instance.get_run_by_id(result.run_id)
+    assert result.success
+    assert run is not None
+    assert (run.tags["cleanup/allow_share"], run.tags["cleanup/reason"]) == ("0.9", "users were purged")
+
+
 def test_a_run_ends_with_one_line_of_counts_rule_by_rule(planted: str, instance: DagsterInstance) -> None:
     result = run_job(planted, instance)
     said = [entry.user_message for entry in instance.all_logs(result.run_id) if not entry.is_dagster_event]
