@@ -557,8 +557,36 @@ def explain(error: psycopg.Error) -> str:
             "the server closed the connection" if isinstance(error, psycopg.OperationalError) else type(error).__name__
         )
     named = _CONDITIONS.get(state) or re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
+    return f"{named} ({', '.join([f'SQLSTATE {state}', *_objects(error)])})"
+
+
+# Where the server itself names a constraint, its table and column. A trigger's `raise … using constraint = …` may put
+# anything in their place, in whatever language: its errors come from the sources of that language.
+_NAMING_SOURCES = (
+    "domains.c",
+    "execExprInterp.c",
+    "execIndexing.c",
+    "execMain.c",
+    "execPartition.c",
+    "nbtinsert.c",
+    "ri_triggers.c",
+)
+
+
+def names_constraint(error: psycopg.Error) -> bool:
+    """Whether the server itself says which constraint was violated."""
+    return error.diag.constraint_name is not None and _is_the_servers_own(error)
+
+
+def _is_the_servers_own(error: psycopg.Error) -> bool:
+    return re.split(r"[/\\]", error.diag.source_file or "")[-1] in _NAMING_SOURCES
+
+
+def _objects(error: psycopg.Error) -> list[str]:
+    if not _is_the_servers_own(error):
+        return []
     diag = error.diag
-    objects = [
+    return [
         f"{kind} {name}"
         for kind, name in (
             ("table", f"{diag.schema_name}.{diag.table_name}" if diag.table_name else None),
@@ -567,4 +595,3 @@ def explain(error: psycopg.Error) -> str:
         )
         if name
     ]
-    return f"{named} ({', '.join([f'SQLSTATE {state}', *objects])})"

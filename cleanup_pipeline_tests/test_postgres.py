@@ -506,6 +506,11 @@ def test_a_transaction_knows_its_fate_after_the_fact(app: App, session: Session)
             f"insert into device_fingerprints (user_id, device_id) values ('{SECRET}', '')",
             "device_fingerprints_user_id_fkey",
         ),
+        (
+            f"do $$ begin raise exception '' using errcode = '23514', constraint = '{SECRET}', table = '{SECRET}',"
+            f" schema = '{SECRET}', column = '{SECRET}'; end $$",
+            "a check constraint forbids it (SQLSTATE 23514)",
+        ),
         (f"insert into users (id, provider) values (repeat('{SECRET}', 100), '')", "22001"),
         (f'select "{SECRET}" from users', "42703"),
     ],

@@ -21,6 +21,7 @@ from cleanup_pipeline.postgres import (
     Session,
     Transaction,
     explain,
+    names_constraint,
 )
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.moment import earliest, is_before
@@ -175,7 +176,7 @@ class Writer:
         else:
             cause = explain(error)
         triggers = ", ".join(self._statements.target.triggers)
-        if triggers and error.sqlstate and not error.diag.constraint_name:
+        if triggers and error.sqlstate and not names_constraint(error):
             cause += f"; triggers on the table: {triggers}"
         self.why_spoilt = f"A row of {leaf.table} can't be changed: {cause}."
         self.leftovers.spoilt.append((leaf, row))

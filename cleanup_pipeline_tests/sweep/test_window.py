@@ -155,6 +155,10 @@ def test_a_session_that_a_check_not_valid_forbids_to_close_stays_and_the_others_
         pytest.param("raise exception 'not %', old using errcode = 'object_not_in_prerequisite_state'", id="a_state"),
         pytest.param("raise exception 'not %', old using errcode = '40001'", id="a_code_as_if_others_were_in_the_way"),
         pytest.param("raise exception 'not %', old using errcode = '55P03'", id="a_code_as_if_it_were_locked"),
+        pytest.param(
+            "raise exception 'no' using errcode = '23514', constraint = old::text, table = old::text",
+            id="a_constraint_named_like_the_row",
+        ),
         pytest.param("perform 1 / 0", id="a_division_by_zero"),
         pytest.param("perform old::text::uuid", id="a_cast_that_quotes_the_row"),
         pytest.param("perform no_such_column from users", id="a_mistake_in_the_trigger"),
