@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -38,6 +38,7 @@ _SILENCE_S = 20.0
 
 Row = tuple[Any, ...]
 Query = sql.SQL | sql.Composed | bytes  # bytes: composed already
+Parameters = Sequence[object]
 T = TypeVar("T")
 
 
@@ -435,34 +436,39 @@ class Transaction:
         self._connection = connection
         self._changed = False
 
-    def rows(self, query: Query, *, prepared: bool = False) -> list[Row]:
+    def rows(self, query: Query, parameters: Parameters = (), *, prepared: bool = False) -> list[Row]:
         """Run a query and fetch all of its rows.
 
-        Values stand in queries as literals, composed by `psycopg.sql`: a `%` in a table's name would otherwise be taken
-        for a placeholder. What is asked often, word for word, is planned once where it is to be `prepared`.
+        Values stand in queries as literals, composed by `psycopg.sql`; what is personal goes as a parameter ($1), which
+        the server does not log with a statement that failed. What is asked often, word for word, is planned once where
+        it is to be `prepared`.
         """
-        return self._connection.execute(query, prepare=prepared or None).fetchall()
+        return self._execute(query, parameters, prepared=prepared).fetchall()
 
-    def one(self, query: Query, *, prepared: bool = False) -> Row:
+    def one(self, query: Query, parameters: Parameters = (), *, prepared: bool = False) -> Row:
         """Run a query that returns exactly one row, and fetch it."""
-        (row,) = self.rows(query, prepared=prepared)
+        (row,) = self.rows(query, parameters, prepared=prepared)
         return row
 
-    def run(self, statement: Query) -> int:
+    def run(self, statement: Query, parameters: Parameters = ()) -> int:
         """Run a statement that leaves the app's tables as they are; returns how many rows it was about."""
-        return int(self._connection.execute(statement).rowcount)
+        return int(self._execute(statement, parameters).rowcount)
 
-    def change(self, statement: Query) -> int:
+    def change(self, statement: Query, parameters: Parameters = ()) -> int:
         """Run a statement that changes rows; returns how many it changed, to be believed after the commit only."""
-        changed = self.run(statement)
+        changed = self.run(statement, parameters)
         self._changed = self._changed or changed > 0
         return changed
 
-    def change_and_tell(self, query: Query) -> Row:
+    def change_and_tell(self, query: Query, parameters: Parameters = ()) -> Row:
         """Run a query that changes rows and returns one row, in which the first value is how many it changed."""
-        row = self.one(query)
+        row = self.one(query, parameters)
         self._changed = self._changed or row[0] > 0
         return row
+
+    def _execute(self, query: Query, parameters: Parameters, *, prepared: bool = False) -> psycopg.Cursor[Row]:
+        # A raw cursor, since others would take a `%` in a table's name for a placeholder.
+        return psycopg.RawCursor(self._connection).execute(query, parameters or None, prepare=prepared or None)
 
     def xid(self) -> int | None:
         """The transaction's id, if it has changed anything."""

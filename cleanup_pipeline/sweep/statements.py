@@ -9,9 +9,11 @@ identity: a rewritten table gives it to another row.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 from psycopg import sql
 
+from cleanup_pipeline.postgres import Parameters
 from cleanup_pipeline.rules import OVERDUE_AFTER, Close, Table
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.target import Target
@@ -41,6 +43,7 @@ class Blocks:
 
     first: int
     end: int
+    parameters: ClassVar[Parameters] = ()
 
     def halves(self) -> "list[Blocks]":
         """Two smaller parts; none where there is but one block."""
@@ -55,6 +58,7 @@ class Candidates:
     after: str
     last: str
     rows: int
+    parameters: ClassVar[Parameters] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,16 @@ class Rows:
     """Rows by their addresses; with `references` each must still hold that value as well.
 
     References are the bytes of their text: in a database of encoding SQL_ASCII they need not be text that we can read.
+    They name people: the server must not log them with a statement that failed.
     """
 
     tids: tuple[str, ...]
     references: tuple[bytes, ...] | None = None
+
+    @property
+    def parameters(self) -> Parameters:
+        """What statements about these rows take as parameters."""
+        return () if self.references is None else (list(self.references),)
 
     def halves(self) -> "list[Rows]":
         """Two smaller parts; none where there is but one row."""
@@ -80,6 +90,7 @@ class Rows:
 
 
 Scope = Blocks | Candidates | Rows
+"""Statements about a scope are to be run with its `parameters`."""
 
 
 def overdue_before(as_of: datetime, age: timedelta | None) -> datetime:
@@ -240,14 +251,12 @@ class Statements:
                 return condition
             case Rows(tids, None):
                 return sql.SQL("t.ctid = any ({}::tid[])").format(sql.Literal(list(tids)))
-            case Rows(tids, references):
-                assert references is not None  # noqa: S101 -- the case above
+            case Rows(tids):
                 return sql.SQL(
                     "t.ctid = any ({tids}::tid[]) and (t.ctid, {reference}) operator(pg_catalog.=) any ("
-                    "select * from unnest({tids}::tid[], {references}::bytea[]))"
+                    "select * from unnest({tids}::tid[], $1::bytea[]))"
                 ).format(
                     tids=sql.Literal(list(tids)),
-                    references=sql.Literal(list(references)),
                     reference=self._reference_bytes,
                 )
 

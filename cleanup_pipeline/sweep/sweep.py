@@ -432,7 +432,8 @@ class Sweep:
 
     def _count(self, statements: Statements, leaf: Leaf, scope: Scope) -> int:
         due, _ = self._reader.once(
-            lambda transaction: transaction.one(statements.count_due(leaf, scope)), judged=isinstance(scope, Candidates)
+            lambda transaction: transaction.one(statements.count_due(leaf, scope), scope.parameters),
+            judged=isinstance(scope, Candidates),
         )
         return int(due)
 
@@ -468,7 +469,7 @@ class Sweep:
     def _is_kept(self, statements: Statements, leaf: Leaf, scope: Scope) -> bool:
         try:
             (kept,) = self._reader.once(
-                lambda transaction: transaction.one(statements.is_kept(leaf, scope)),
+                lambda transaction: transaction.one(statements.is_kept(leaf, scope), scope.parameters),
                 judged=isinstance(scope, Candidates),
                 writes=True,
             )

@@ -198,9 +198,11 @@ class Writer:
                 with self._session.transaction(self.limits, writes=True) as transaction:
                     started = time.monotonic()
                     if self._wants_age:
-                        affected, oldest = transaction.change_and_tell(self._statements.telling_age(statement))
+                        affected, oldest = transaction.change_and_tell(
+                            self._statements.telling_age(statement), scope.parameters
+                        )
                     else:
-                        affected = transaction.change(statement)
+                        affected = transaction.change(statement, scope.parameters)
                     self._before_commit(transaction, leaf, affected)
                     self.working_s += time.monotonic() - started
             except LostConnectionError as lost:

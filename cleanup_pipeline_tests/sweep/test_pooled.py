@@ -1,6 +1,7 @@
 """Behind a pooler in transaction mode: each transaction may meet another server process."""
 
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -10,7 +11,7 @@ from psycopg import Connection
 
 from cleanup_pipeline.demo.data import plant
 from cleanup_pipeline.postgres import Session
-from cleanup_pipeline.rules import ORPHANED_FINGERPRINTS, RULES, Rule
+from cleanup_pipeline.rules import ORPHANED_FINGERPRINTS, ORPHANED_PROFILES, RULES, Rule, Table
 from cleanup_pipeline.sweep.pace import Pace
 from cleanup_pipeline.sweep.result import Status
 from cleanup_pipeline.sweep.sweep import Sweep
@@ -150,3 +151,25 @@ def test_locked_rows_are_left_and_told(app: App, database: str, rule: Rule) -> N
         user.execute(f"select from {rule.table.name} for update".encode())
         result = finish(Sweep(rule, session, options()))
     assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, 0, planted.due[rule.name])
+
+
+def test_whom_an_orphan_referred_to_stands_in_no_statement_that_the_server_may_log(app: App, database: str) -> None:
+    gone = "somebody"
+    rows.profile(app, gone, NOW - timedelta(days=1))
+    rows.profile(app, rows.user(app), NOW - timedelta(days=1))
+    app.execute(
+        """
+        create table statements (text text);
+        create function note() returns trigger language plpgsql as
+        $$ begin insert into statements select current_query(); return null; end $$;
+        create trigger note after delete on after_hours_profiles for each row execute function note();
+        alter table after_hours_profiles rename to "100 %s";
+        """
+    )
+    rule = replace(ORPHANED_PROFILES, table=Table("100 %s"))
+    with session_on(database, pooled=True) as session:
+        result = finish(Sweep(rule, session, options()))
+    assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, 1, 0)
+    ((statement,),) = app.execute("select text from statements").fetchall()
+    assert "$1" in statement
+    assert not [written for written in (gone, gone.encode().hex()) if written in statement]
