@@ -19,7 +19,7 @@ from cleanup_pipeline.sweep import preflight
 from cleanup_pipeline.sweep.as_of import choose_as_of
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.plan import plan
-from cleanup_pipeline.sweep.reader import Reader
+from cleanup_pipeline.sweep.reader import LockedError, Reader
 from cleanup_pipeline.sweep.statements import Statements
 from cleanup_pipeline.sweep.sweep import Options, statements_for
 
@@ -66,11 +66,14 @@ def _check(database: Database, request: Request, streams: Streams, watch: Watch)
         if request.sure or (request.max_rows is not None and request.max_rows <= MANY_ROWS):
             return
         asked = [(rule, options_for(request, rule, as_of)) for rule in request.rules]
-        if sum(_at_most(session, rule, options) for rule, options in asked) <= MANY_ROWS:
+        most = {rule.name: _at_most(session, rule, options) for rule, options in asked}
+        if sum(most.values()) <= MANY_ROWS:
             return
         streams.err.line("Counting what would go; --yes spares that.")
         rows = 0
         for rule, options in asked:
+            if not most[rule.name]:
+                continue
             rows += plan(rule, session, options, watch.stop).candidates or 0
             if rows > MANY_ROWS:
                 _ask(streams)
@@ -78,13 +81,20 @@ def _check(database: Database, request: Request, streams: Streams, watch: Watch)
 
 
 def _at_most(session: Session, rule: Rule, options: Options) -> int:
-    """More rows than these can't go by `rule`, found out without reading its table."""
-    report = preflight.inspect(session, rule)
-    target = report.target
-    if target is None or report.refusals or (target.guard and not options.deep):
+    """More rows than these can't go by `rule`, found out without reading its table.
+
+    A rule that meets a locked table counts as none: it will fail and say which, and the others are to go on.
+    """
+    reader = Reader(session, options.pace, threading.Event())
+    try:
+        report = preflight.inspect(session, rule)
+        target = report.target
+        if target is None or report.refusals or (target.guard and not options.deep):
+            return 0
+        statements = statements_for(target, options)
+        return sum(_rows_at_most(reader, statements, leaf) for leaf in target.leaves)
+    except (errors.LockNotAvailable, LockedError):
         return 0
-    reader, statements = Reader(session, options.pace, threading.Event()), statements_for(target, options)
-    return sum(_rows_at_most(reader, statements, leaf) for leaf in target.leaves)
 
 
 def _rows_at_most(reader: Reader, statements: Statements, leaf: Leaf) -> int:

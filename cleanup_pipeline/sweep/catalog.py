@@ -283,6 +283,23 @@ class Catalog:
         )
         return number, since
 
+    def locked_tables(self) -> list[str]:
+        """The tables of this database that other sessions hold so that nobody can read them, or lock their rows."""
+        return [
+            name
+            for (name,) in self._rows(
+                """
+                select distinct n.nspname || '.' || c.relname
+                from pg_locks l
+                join pg_class c on c.oid = l.relation and c.relkind in ('r', 'p')
+                join pg_namespace n on n.oid = c.relnamespace
+                where l.granted and l.mode in ('ExclusiveLock', 'AccessExclusiveLock') and l.pid <> pg_backend_pid()
+                  and l.database = (select oid from pg_database where datname = current_database())
+                order by 1
+                """
+            )
+        ]
+
     def standbys(self) -> Standbys:
         """How far they are. A logical subscriber is no standby, nor is a backup under way."""
         ((written, replayed, lag_s, hidden),) = self._rows(

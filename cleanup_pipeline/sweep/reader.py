@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+import psycopg
 from psycopg import errors
 
 from cleanup_pipeline.postgres import (
@@ -19,7 +20,7 @@ from cleanup_pipeline.postgres import (
     Session,
     Transaction,
 )
-from cleanup_pipeline.sweep.catalog import Leaf
+from cleanup_pipeline.sweep.catalog import Catalog, Leaf
 from cleanup_pipeline.sweep.pace import Pace, Stride
 from cleanup_pipeline.sweep.statements import Blocks, Statements
 
@@ -42,6 +43,10 @@ class InterruptedSweepError(CleanupError):
 
 class FailedError(CleanupError):
     """The sweep can't go on, or could not do everything."""
+
+
+class LockedError(FailedError):
+    """A table stayed locked for too long; nothing was learnt of it."""
 
 
 class CandidatesLostError(Exception):
@@ -92,11 +97,20 @@ class Reader:
             except errors.LockNotAvailable:
                 self.check_stop()
                 if time.monotonic() > patient_until:
-                    raise FailedError(
-                        f"A table is locked by another session, and stayed so for {_PATIENCE_S:.0f} s (lock_timeout). "
-                        "See pg_locks; a migration may be on."
+                    raise LockedError(
+                        f"A table is locked by another session, and stayed so for {_PATIENCE_S:.0f} s (lock_timeout)"
+                        f"{self._which_are_locked()}. See pg_locks; a migration may be on."
                     ) from None
                 self._stop.wait(_LOCKED_PAUSE_S)
+
+    def _which_are_locked(self) -> str:
+        """The tables that somebody has locked against reading, or against row locks, now."""
+        try:
+            with self._session.transaction(_SHORT) as transaction:
+                names = Catalog(transaction).locked_tables()
+        except (psycopg.Error, LostConnectionError):
+            return ""
+        return f"; locked now: {', '.join(names)}" if names else ""
 
     def keep_judged(self) -> None:
         """Remember that what is judged lives in the connection that there is now."""

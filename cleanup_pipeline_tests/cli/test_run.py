@@ -14,7 +14,7 @@ from psycopg import Connection
 from cleanup_pipeline.cli import run as run_module
 from cleanup_pipeline.cli.execution import Observed
 from cleanup_pipeline.postgres import Database, Session
-from cleanup_pipeline.sweep import lock
+from cleanup_pipeline.sweep import lock, reader
 from cleanup_pipeline.sweep.result import Progress
 from cleanup_pipeline_tests.cli.conftest import Ended
 from cleanup_pipeline_tests.databases import name_of
@@ -266,6 +266,19 @@ def test_off_a_terminal_many_rows_need_a_yes(cli: Cli, planted: Connection, monk
     assert cli("run", "--json", "--full-speed", "--rule", "old_declines").code == 0
     assert cli("run", "--json", "--full-speed", "--max-rows", "300").code == 0
     assert cli("run", "--json", "--full-speed", "--yes").code == 0
+
+
+def test_a_table_that_is_locked_fails_its_rule_by_name_and_the_others_go_on(
+    cli: Cli, planted: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "_PATIENCE_S", 0.3)
+    with psycopg.connect(database) as migration:
+        migration.execute("lock table after_hours_declines")
+        done = cli("run", "--json", "--full-speed")
+    assert done.code == 1
+    assert "locked now: public.after_hours_declines." in done.rules["old_declines"]["error"]
+    assert {name: rule["affected"] for name, rule in done.rules.items()} == DUE | {"old_declines": 0}
+    assert planted.execute("select count(*) from after_hours_declines").fetchone() == (2000,)
 
 
 @pytest.mark.usefixtures("planted")
