@@ -270,18 +270,24 @@ class Catalog:
         )
         return dead, live
 
-    def long_transactions(self, minutes: int) -> tuple[int, str | None]:
-        """How many other transactions are open or prepared for longer than that, and since when the oldest is."""
-        ((number, since),) = self._rows(
+    def long_transactions(self, minutes: int) -> tuple[int, str | None, int]:
+        """How many other transactions are open or prepared for longer than that, and since when the oldest is.
+
+        Last, how many are open of which this role is not shown since when: those that keep vacuum from anything.
+        """
+        ((number, since, hidden),) = self._rows(
             """
-            select count(*), to_char(min(began), 'YYYY-MM-DD HH24:MI')
-            from (select xact_start from pg_stat_activity where pid <> pg_backend_pid()
-                  union all select prepared from pg_prepared_xacts) as transactions (began)
-            where began < clock_timestamp() - {minutes} * interval '1 minute'
+            select count(*) filter (where began < clock_timestamp() - {minutes} * interval '1 minute'),
+                   to_char(min(began), 'YYYY-MM-DD HH24:MI'), count(*) filter (where hidden)
+            from (select xact_start,
+                         query = '<insufficient privilege>' and coalesce(backend_xid, backend_xmin) is not null
+                         and pid not in (select pid from pg_stat_replication)
+                  from pg_stat_activity where pid <> pg_backend_pid()
+                  union all select prepared, false from pg_prepared_xacts) as transactions (began, hidden)
             """,
             minutes=minutes,
         )
-        return number, since
+        return number, since, hidden
 
     def locked_tables(self) -> list[str]:
         """The tables of this database that other sessions hold so that nobody can read them, or lock their rows."""

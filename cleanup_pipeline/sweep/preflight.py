@@ -332,13 +332,21 @@ def _advice(catalog: Catalog, rule: Rule, relation: Relation, leaves: tuple[Leaf
     dead, live = catalog.dead_rows(oids)
     if dead > max(_MANY_DEAD_ROWS, live * _LARGE_DEAD_SHARE):
         yield Finding(Severity.NOTE, f"{dead:,} dead rows have piled up in {rule.table}.", f"vacuum {rule.table};")
-    number, since = catalog.long_transactions(_LONG_TRANSACTION_MINUTES)
+    number, since, hidden = catalog.long_transactions(_LONG_TRANSACTION_MINUTES)
     if number:
         yield Finding(
             Severity.NOTE,
             f"{number:,} transactions are open for more than {_LONG_TRANSACTION_MINUTES} minutes, the oldest since "
             f"{since} UTC: until they end, vacuum can't free what is deleted.",
             "See pg_stat_activity.",
+        )
+    if hidden:
+        role = catalog.role()
+        yield Finding(
+            Severity.NOTE,
+            f"Since when {hidden:,} transactions of others are open is unknown: {role} may not see it. Until they end, "
+            "vacuum can't free what is deleted.",
+            f"grant pg_read_all_stats to {role}; would show it, and also what others' queries are.",
         )
 
 

@@ -10,6 +10,8 @@ from cleanup_pipeline.rules import EXPIRED_SESSIONS, OLD_DECLINES, Rule
 from cleanup_pipeline.sweep.finding import Severity
 from cleanup_pipeline.sweep.footprint import measure
 from cleanup_pipeline.sweep.moment import earliest, is_before
+from cleanup_pipeline.sweep.preflight import inspect
+from cleanup_pipeline_tests.databases import name_of
 from cleanup_pipeline_tests.sweep.rows import decline, session, user
 from cleanup_pipeline_tests.sweep.steps import LARGE, NOW, TINY, session_on, sweep
 
@@ -104,3 +106,29 @@ def test_a_table_that_is_not_there_or_locked_is_not_measured_and_nothing_is_rais
             assert measure(session_, OLD_DECLINES) is None
         app.execute("drop table after_hours_declines cascade")
         assert measure(session_, OLD_DECLINES) is None
+
+
+def told_of_transactions(database: str) -> list[str]:
+    with session_on(database) as session:
+        findings = inspect(session, OLD_DECLINES).findings
+    return [str(finding) for finding in findings if "transactions" in finding.what]
+
+
+def test_a_transaction_of_which_the_role_may_not_see_since_when_it_is_open_is_told_as_unknown(
+    app: App, database: str
+) -> None:
+    role = f"role_of_{name_of(database)}"
+    app.execute(f"create role {role} login".encode())
+    as_role = database.replace("://postgres@", f"://{role}@", 1)
+    try:
+        app.execute("begin; select pg_current_xact_id()")
+        (told,) = told_of_transactions(as_role)
+        app.execute("rollback")
+        assert told.startswith("Since when ")
+        assert f"grant pg_read_all_stats to {role};" in told
+        app.execute(f"grant pg_read_all_stats to {role}".encode())
+        app.execute("begin; select pg_current_xact_id()")
+        assert told_of_transactions(as_role) == []
+        app.execute("rollback")
+    finally:
+        app.execute(f"drop role {role}".encode())
