@@ -26,6 +26,7 @@ DATABASE_URL_VARIABLE = "CLEANUP_DATABASE_URL"
 APPLICATION_NAME = "cleanup_pipeline"
 
 CONNECT_TIMEOUT_S = 10
+_LEAST_CONNECT_TIMEOUT_S = 2  # libpq's own
 # A client that froze or vanished must not leave its locks behind for the hours that servers allow by default.
 IDLE_IN_TRANSACTION_TIMEOUT_S = 5.0
 _IDLE_SESSION_TIMEOUT = "8s"
@@ -120,8 +121,10 @@ class Database:
         )
         try:
             parameters = dict(conninfo_to_dict(url))
-        except psycopg.Error:
+        except (psycopg.Error, UnicodeError):  # a byte, also a percent-encoded one, that is no UTF-8
             raise malformed from None
+        if str(parameters.get("replication") or "false").lower() not in ("false", "off", "no", "0"):
+            raise ConfigurationError(f"{variable} has the parameter replication, of no use here: take it out.")
         host, port = str(parameters.get("host") or ""), str(parameters.get("port") or "")
         name = str(parameters.get("dbname") or "")
         if not re.fullmatch(r"[\d,]*", port) or "@" in host[1:] or "@" in name or "://" in name or _divided_twice(url):
@@ -134,19 +137,15 @@ class Database:
         return self.label
 
     def open(self, application_name: str = APPLICATION_NAME) -> _Connection:
-        """Open an autocommit connection, within `CONNECT_TIMEOUT_S` a host.
+        """Open an autocommit connection, within `CONNECT_TIMEOUT_S` for all of the URL's hosts (2 s each at the least).
 
         Raises `UnreachableError`.
         """
-        try:
-            timeout = int(self.parameters.get("connect_timeout") or CONNECT_TIMEOUT_S)
-        except ValueError:
-            timeout = CONNECT_TIMEOUT_S
         parameters = {
             **_KEEPALIVES,
             "tcp_user_timeout": _TCP_USER_TIMEOUT_MS,
             **self.parameters,
-            "connect_timeout": timeout if 0 < timeout <= CONNECT_TIMEOUT_S else CONNECT_TIMEOUT_S,
+            "connect_timeout": self._connect_timeout,
             "application_name": application_name,
             "client_encoding": "utf8",
         }
@@ -158,10 +157,21 @@ class Database:
         connection.prepare_threshold = None
         return connection
 
+    @property
+    def _connect_timeout(self) -> int:
+        """In seconds, for each host: the URL's, if that is shorter."""
+        hosts = 1 + max(str(self.parameters.get(name) or "").count(",") for name in ("host", "hostaddr"))
+        most = max(_LEAST_CONNECT_TIMEOUT_S, CONNECT_TIMEOUT_S // hosts)
+        try:
+            timeout = int(self.parameters.get("connect_timeout") or most)
+        except ValueError:
+            return most
+        return timeout if 0 < timeout <= most else most
+
     def _why_unreachable(self, said: str) -> str:
         for pattern, reason in _CONNECTION_FAILURES:
-            if re.search(pattern, said, re.IGNORECASE):
-                return f"The database {self.label} {reason}"
+            if found := re.search(pattern, said, re.IGNORECASE):
+                return f"The database {self.label} {reason.format(*found.groups(''))}"
         return f"The database {self.label} can't be reached: check the URL and that the server runs."
 
 
@@ -170,7 +180,29 @@ def _divided_twice(url: str) -> bool:
     return "://" in url and len(re.findall("(?<!host=)@", url)) > 1
 
 
+# Placeholders are filled with the pattern's groups: words of libpq's own, never a value.
 _CONNECTION_FAILURES = (
+    (
+        r'bad: invalid "?(\w+)"? value: |invalid integer value ".*" for connection option "(\w+)"',
+        "can't be connected to: the URL's {0}{1} is not one of its values; mend it.",
+    ),
+    (
+        r"server is (?:not )?in hot standby mode|session is (?:not )?read-only",
+        "is there, but no such server as the URL's target_session_attrs asks for: check it, and the host.",
+    ),
+    (
+        r"unrecognized configuration parameter|invalid value for parameter|permission denied to set"
+        r"|cannot set parameter|invalid command-line argument",
+        "refused a setting that the URL's options ask for: mend it or take it out.",
+    ),
+    (
+        r"channel binding required|authentication method requirement",
+        "does not log in as the URL's channel_binding or require_auth asks for: check these parameters.",
+    ),
+    (
+        r"invalid response to SSL negotiation|expected authentication request",
+        "can't be reached: what listens there does not speak PostgreSQL's protocol; check host and port.",
+    ),
     (
         r"password authentication failed|no password supplied|SCRAM|authentication failed",
         "refused the login: the user or password is wrong; check the URL.",
@@ -207,6 +239,10 @@ _CONNECTION_FAILURES = (
         "can't be reached: TLS was refused or the certificate not trusted; check sslmode and sslrootcert in the URL.",
     ),
     (
+        r"closed the connection unexpectedly",
+        "can't be reached: what listens there closed the connection; check host and port, and the server's log.",
+    ),
+    (
         r"translate host name|resolve|Name or service not known|getaddrinfo|No address associated",
         "can't be reached: its host name is unknown; check the URL.",
     ),
@@ -218,6 +254,8 @@ _CONNECTION_FAILURES = (
         r"refused|No such file or directory|unreachable|No route",
         "can't be reached: nothing listens there; check host and port and that the server runs.",
     ),
+    (r"connection is bad", "can't be connected to: the URL's parameters don't fit together; check them."),
+    (r"FATAL:", "is there and refused the connection; its log says why."),
 )
 
 

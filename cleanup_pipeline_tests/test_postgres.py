@@ -67,6 +67,9 @@ MALFORMED = [
     f"host = = {SECRET}",
     f"https://postgresql://app:{SECRET}@db.example.com/after_hours",
     f"postgresql://postgresql://app:{SECRET}@db.example.com/after_hours",
+    f"postgresql://app:{SECRET}\udcff@db.example.com/after_hours",
+    f"postgresql://app:{SECRET}%ff@db.example.com/after_hours",
+    f"postgresql://app:{SECRET}@db.example.com/after_hours?replication=database",
 ]
 
 
@@ -176,8 +179,9 @@ def test_a_host_that_accepts_and_never_answers_is_given_up_in_bounded_time() -> 
 
 
 @pytest.mark.parametrize("configured", ["3600", "0", "-1", "soon", ""])
-def test_a_connect_timeout_can_be_shortened_in_the_url_and_not_lengthened(
-    configured: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("hosts", "seconds"), [("one", CONNECT_TIMEOUT_S), ("one,two,three", 3), ("a,b,c,d,e,f,g", 2)])
+def test_a_connect_timeout_can_be_shortened_in_the_url_and_not_lengthened_and_is_shared_by_its_hosts(
+    configured: str, hosts: str, seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}
 
@@ -186,22 +190,45 @@ def test_a_connect_timeout_can_be_shortened_in_the_url_and_not_lengthened(
         raise psycopg.OperationalError("refused")
 
     monkeypatch.setattr(psycopg.Connection, "connect", connect)
-    database = Database({"host": "db.example.com", "connect_timeout": configured}, "db.example.com:5432/")
+    database = Database({"host": hosts, "connect_timeout": configured}, "db.example.com:5432/")
     with pytest.raises(UnreachableError):
         database.open()
-    assert given["connect_timeout"] == CONNECT_TIMEOUT_S
+    assert given["connect_timeout"] == seconds
 
 
-def test_a_peer_that_speaks_another_protocol_is_told() -> None:
+@pytest.mark.parametrize("sslmode", ["prefer", "disable"])
+def test_a_peer_that_speaks_another_protocol_is_told(sslmode: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         thread = threading.Thread(target=greet, args=(other,), daemon=True)
         thread.start()
         port = other.getsockname()[1]
         told = why_unreachable(
-            Database.parse(f"postgresql://app:{SECRET}@127.0.0.1:{port}/after_hours?sslmode=disable&connect_timeout=3")
+            Database.parse(
+                f"postgresql://app:{SECRET}@127.0.0.1:{port}/after_hours?sslmode={sslmode}&connect_timeout=3"
+            )
         )
         thread.join(5)
-    assert "can't be reached" in told
+    assert "can't be reached: what listens there does not speak PostgreSQL's protocol" in told
+    assert "TLS" not in told
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("target_session_attrs", "standby"),
+        ("target_session_attrs", SECRET),
+        ("channel_binding", SECRET),
+        ("options", f"-c {SECRET}=1"),
+        ("options", "-c role=postgres"),
+        ("options", f"-c work_mem={SECRET}"),
+        ("options", SECRET),
+    ],
+)
+def test_a_parameter_that_can_not_be_is_told_by_its_name(app: App, database: str, parameter: str, value: str) -> None:
+    with role(app, database, "login") as name:
+        told = why_unreachable(with_parameters(database, user=name, **{parameter: value}))
+    assert f"URL's {parameter}" in told
+    assert "reached" not in told
 
 
 def greet(listener: socket.socket) -> None:

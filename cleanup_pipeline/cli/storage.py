@@ -106,7 +106,11 @@ def _database_of(home: Path, environment: Mapping[str, str]) -> Database | None:
     given = {libpq: value(_part(parts, ours)) for ours, libpq in known.items()}
     if not given["host"]:
         return None
-    return _parsed(make_conninfo("", **given), f"postgres_db in {home / 'dagster.yaml'}")
+    where = f"postgres_db in {home / 'dagster.yaml'}"
+    try:
+        return _parsed(make_conninfo("", **given), where)
+    except UnicodeError:
+        raise StorageError(f"{where} has a value that is no text.") from None
 
 
 def _parsed(url: str, where: str) -> Database:
