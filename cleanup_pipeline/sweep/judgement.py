@@ -5,11 +5,14 @@ an orphan, so each slice ends with a look at the parent in the same transaction:
 rows from older snapshots too, and from then on our lock keeps it out.
 """
 
+from dataclasses import dataclass
+
 from psycopg import sql
 
 from cleanup_pipeline.postgres import Transaction
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.finding import RefusedError
+from cleanup_pipeline.sweep.moment import earliest, latest
 from cleanup_pipeline.sweep.statements import Blocks, Statements
 
 
@@ -27,11 +30,30 @@ def judged(statements: Statements, transaction: Transaction, leaf: Leaf, blocks:
     return [(tid, reference) for tid, reference in found]
 
 
-def count(statements: Statements, transaction: Transaction, leaf: Leaf, blocks: Blocks) -> tuple[int, str | None]:
-    """How many orphans there are in `blocks`, and the oldest's time. Raises `RefusedError` on an empty parent."""
-    found, oldest = transaction.one(statements.count_orphans(leaf, blocks))
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """How many rows are orphans, and when the oldest and the newest of them were made or last changed."""
+
+    rows: int = 0
+    oldest: str | None = None
+    newest: str | None = None
+
+    def __add__(self, others: "Orphans") -> "Orphans":
+        return Orphans(
+            self.rows + others.rows, earliest(self.oldest, others.oldest), latest(self.newest, others.newest)
+        )
+
+    @property
+    def when(self) -> str:
+        """When, not whose: what was orphaned in one night has one cause."""
+        return f"They were made or last changed between {self.oldest} and {self.newest}."
+
+
+def count(statements: Statements, transaction: Transaction, leaf: Leaf, blocks: Blocks) -> Orphans:
+    """Count the orphans in `blocks`. Raises `RefusedError` on an empty parent."""
+    found = Orphans(*transaction.one(statements.count_orphans(leaf, blocks)))
     require_parent(transaction, statements, leaf, blocks)
-    return found, oldest
+    return found
 
 
 def lacks_parents(transaction: Transaction, statements: Statements, leaf: Leaf, blocks: Blocks) -> str | None:

@@ -8,6 +8,11 @@ def earliest(*moments: str | None) -> str | None:
     return min((moment for moment in moments if moment is not None), key=_sort_key, default=None)
 
 
+def latest(*moments: str | None) -> str | None:
+    """The latest of those that are known."""
+    return max((moment for moment in moments if moment is not None), key=_sort_key, default=None)
+
+
 def is_before(moment: str, instant: datetime) -> bool:
     """Whether the moment lies before the instant, which has a zone."""
     return _sort_key(moment) < _sort_key(instant.astimezone(UTC).isoformat(sep=" ").removesuffix(":00"))

@@ -12,6 +12,7 @@ from cleanup_pipeline.sweep import access, judgement, preflight
 from cleanup_pipeline.sweep.catalog import Catalog
 from cleanup_pipeline.sweep.finding import RefusedError
 from cleanup_pipeline.sweep.fuse import Fuse, scans
+from cleanup_pipeline.sweep.judgement import Orphans
 from cleanup_pipeline.sweep.moment import earliest
 from cleanup_pipeline.sweep.reader import InterruptedSweepError, Reader
 from cleanup_pipeline.sweep.result import Status
@@ -90,12 +91,11 @@ def _measure(planned: Plan, target: Target, reader: Reader, options: Options) ->
         planned.share, planned.expected_s = 0.0, 0.0
         return
     if target.rule.orphan_of:
-        _measure_orphans(planned, target, statements, reader)
+        orphans = _measure_orphans(planned, target, statements, reader)
+        _check_fuse(orphans, target, statements, reader, options)
     else:
         _measure_due(planned, target, statements, reader)
     planned.candidates = planned.candidates or 0
-    if target.rule.orphan_of:
-        _check_fuse(planned, target, statements, reader, options)
     planned.notes += scans(planned.candidates, target.scanned_pages, target.rule.table)
     planned.undated = _count_undated(target, statements, reader) if target.age_may_be_null else 0
     _expect(planned, target, reader)
@@ -124,19 +124,25 @@ def _measure_due(planned: Plan, target: Target, statements: Statements, reader: 
             _add(planned, due, oldest)
 
 
-def _measure_orphans(planned: Plan, target: Target, statements: Statements, reader: Reader) -> None:
+def _measure_orphans(planned: Plan, target: Target, statements: Statements, reader: Reader) -> Orphans:
     planned.access = "judged against the parent's key, then by address"
+    orphans = Orphans()
     for leaf in target.leaves:
-        for _, (orphans, oldest) in reader.slices(
+        for _, found in reader.slices(
             statements, leaf, partial(judgement.count, statements), at_once=not target.parent_is_indexed
         ):
-            _add(planned, orphans, oldest)
+            orphans += found
+            planned.candidates, planned.oldest = orphans.rows, orphans.oldest
+    return orphans
 
 
-def _check_fuse(planned: Plan, target: Target, statements: Statements, reader: Reader, options: Options) -> None:
+def _check_fuse(orphans: Orphans, target: Target, statements: Statements, reader: Reader, options: Options) -> None:
     fuse = Fuse(target.rule.max_share if options.max_share is None else options.max_share)
-    candidates = planned.candidates or 0
-    fuse.check(candidates, count_rows(target, statements, reader, fuse.rows_needed(candidates)), target.rule.table)
+    rows = count_rows(target, statements, reader, fuse.rows_needed(orphans.rows))
+    try:
+        fuse.check(orphans.rows, rows, target.rule.table)
+    except RefusedError as refused:
+        raise RefusedError(f"{refused} {orphans.when}") from None
 
 
 def count_rows(target: Target, statements: Statements, reader: Reader, enough: int) -> int:

@@ -280,8 +280,8 @@ class Statements:
         return self._orphans(sql.SQL("t.ctid::text, {}").format(self._reference_bytes), leaf, blocks)
 
     def count_orphans(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
-        """How many orphans there are in `blocks`, and the oldest's time."""
-        return self._orphans(sql.SQL("count(*), min({})::text").format(self.age), leaf, blocks)
+        """How many orphans there are in `blocks`, and the oldest's and the newest's time."""
+        return self._orphans(sql.SQL("count(*), min({0})::text, max({0})::text").format(self.age), leaf, blocks)
 
     def _orphans(self, what: sql.Composable, leaf: Leaf, blocks: Blocks) -> sql.Composed:
         # An empty parent makes no orphan. One that is filled again before the look behind this statement hides that.

@@ -262,7 +262,7 @@ class Sweep:
             unknown = max(0, orphans - taken - left)
             if target.triggers and taken:
                 # Of what a trigger brings back only another look can tell.
-                unknown = max(0, (yield from self._count_orphans(target, statements)) - left)
+                unknown = max(0, (yield from self._count_orphans(target, statements)).rows - left)
             self._not_taken, self._brought_back = doubtful, unknown > 0
             result.remaining = left + unknown
             stuck = previous is not None and result.remaining >= previous
@@ -278,7 +278,7 @@ class Sweep:
         try:
             yield from self._check_fuse(target, statements, orphans)
         except RefusedError as refused:
-            raise RefusedError(f"{refused}{self._when(judged, statements)}") from None
+            raise RefusedError(f"{refused} {self._when(judged, statements)}") from None
         self._tell(scans(orphans, target.scanned_pages, self.rule.table))
         taken = 0
         for part in judged:
@@ -288,10 +288,9 @@ class Sweep:
         return orphans
 
     def _when(self, judged: list[_Judged], statements: Statements) -> str:
-        """When, not whose: what was orphaned in one night has one cause."""
         part = max(judged, key=lambda part: part.rows)
         oldest, newest = self._step(statements.ages(part.leaf, Candidates(part.after, part.last, part.rows)))
-        return f" They were made or last changed between {oldest} and {newest}."
+        return judgement.Orphans(part.rows, oldest, newest).when
 
     def _judge(self, target: Target, statements: Statements) -> Generator[Progress, None, list[_Judged]]:
         self._judges = True
@@ -347,8 +346,12 @@ class Sweep:
         self, target: Target, statements: Statements, writer: Writer, doubtful: list[tuple[Leaf, Scope]]
     ) -> Generator[Progress, None, int]:
         """The same behind a pooler, where a temporary table would be left on somebody else's connection."""
-        orphans = yield from self._count_orphans(target, statements)
-        yield from self._check_fuse(target, statements, orphans)
+        counted = yield from self._count_orphans(target, statements)
+        orphans = counted.rows
+        try:
+            yield from self._check_fuse(target, statements, orphans)
+        except RefusedError as refused:
+            raise RefusedError(f"{refused} {counted.when}") from None
         self._tell(scans(orphans, target.scanned_pages, self.rule.table))
         self.result.access = "judged and taken slice by slice: a pooler stands before the server"
         ceiling = self.result.affected + orphans
@@ -374,10 +377,10 @@ class Sweep:
                     yield self._progress("windows", share)
         return orphans
 
-    def _count_orphans(self, target: Target, statements: Statements) -> Generator[Progress, None, int]:
-        orphans = 0
+    def _count_orphans(self, target: Target, statements: Statements) -> Generator[Progress, None, judgement.Orphans]:
+        orphans = judgement.Orphans()
         for leaf in target.leaves:
-            for share, (found, _) in self._reader.slices(
+            for share, found in self._reader.slices(
                 statements, leaf, partial(judgement.count, statements), at_once=not target.parent_is_indexed
             ):
                 orphans += found
