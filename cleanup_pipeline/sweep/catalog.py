@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
@@ -48,10 +49,15 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A trigger that fires on what the rule does; `may_veto`: it runs before a row is written."""
+    """An enabled trigger of the app's on `table`; `may_veto`: it runs before a row is written, and may change it.
 
+    `columns` are those of which an update has to name one for it to fire; none: any update.
+    """
+
+    table: int
     name: str
     may_veto: bool
+    columns: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,8 @@ class ForeignKey:
 
     `child_columns` are the child's, and `columns` the same, quoted and separated by commas; `indexed`: a valid index of
     it begins with them; without one each deleted row of the parent scans the child. `child_holds_rows`: it is not
-    partitioned (its partitions have keys of their own, each of them named by one as well).
+    partitioned (its partitions have keys of their own, each of them named by one as well). One that is not `enforced`
+    does nothing.
     """
 
     oid: int
@@ -76,6 +83,7 @@ class ForeignKey:
     columns: str
     child_holds_rows: bool
     indexed: bool
+    enforced: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,9 +328,11 @@ class Catalog:
         )
         return Standbys(int(written), None if replayed is None else int(replayed), lag_s, hidden)
 
-    def guard(self, reference: Reference, table: Relation, parent: Relation) -> str | None:
-        """The foreign key that makes an orphan impossible: validated, enforced, and all of its triggers enabled."""
-        enforced = "c.conenforced" if self._has_column("pg_constraint", "conenforced") else "true"
+    def guard(self, reference: Reference, table: Relation, parent: Relation) -> tuple[str, str] | None:
+        """The foreign key that makes an orphan impossible: validated, enforced, and all of its triggers enabled.
+
+        Its name, and what it does on delete (pg_constraint's letter).
+        """
         found = self._rows(
             f"""
             with recursive c as (
@@ -334,9 +344,9 @@ class Catalog:
                 union all
                 select f.root, child.oid from family f join pg_constraint child on child.conparentid = f.oid
             )
-            select c.conname
+            select c.conname, c.confdeltype::text
             from c
-            where c.convalidated and {enforced}
+            where c.convalidated and {self._enforced}
               and not exists (
                   select from pg_trigger t
                   join family f on f.oid = t.tgconstraint
@@ -350,15 +360,16 @@ class Catalog:
             column=table.columns[reference.column].number,
             key=parent.columns[reference.key].number,
         )
-        return found[0][0] if found else None
+        return found[0] if found else None
 
-    def _has_column(self, relation: str, column: str) -> bool:
+    @cached_property
+    def _enforced(self) -> str:
+        """Whether a constraint `c` is enforced, in SQL: servers before 18 enforce each."""
         ((found,),) = self._rows(
-            "select exists (select from pg_attribute where attrelid = {relation}::regclass and attname = {column})",
-            relation=f"pg_catalog.{relation}",
-            column=column,
+            "select exists (select from pg_attribute where attrelid = 'pg_catalog.pg_constraint'::regclass"
+            " and attname = 'conenforced')"
         )
-        return bool(found)
+        return "c.conenforced" if found else "true"
 
     def family(self, oids: list[int]) -> set[int]:
         """The tables, and the partitioned tables above them: a foreign key to either points at their rows."""
@@ -375,12 +386,23 @@ class Catalog:
             )
         }
 
-    def foreign_keys(self) -> list[ForeignKey]:
-        """Every foreign key of the database. Waits for no lock: it looks at no table itself."""
+    def foreign_keys(self, oids: list[int]) -> list[ForeignKey]:
+        """The foreign keys that point at these tables, or at a table that their actions may reach from there.
+
+        Waits for no lock: it looks at no table itself. Reads no name of any other table.
+        """
         return [
             ForeignKey(oid, name, child, called, parent, tuple(key), delete, update, late, tuple(columns), *rest)
             for oid, name, child, called, parent, key, delete, update, late, columns, *rest in self._rows(
-                """
+                f"""
+                with recursive reached (oid) as (
+                    select oid::oid from unnest({{oids}}::bigint[]) as oid
+                    union
+                    select c.conrelid
+                    from pg_constraint c
+                    join reached r on r.oid = c.confrelid
+                    where c.contype = 'f' and (c.confdeltype in ('c', 'n', 'd') or c.confupdtype in ('c', 'n', 'd'))
+                )
                 select c.oid::bigint, c.conname, c.conrelid::bigint, c.conrelid::regclass::text, c.confrelid::bigint,
                        c.confkey, c.confdeltype::text, c.confupdtype::text, c.condeferred, c.conkey,
                        (select string_agg(quote_ident(a.attname), ', ' order by k.place)
@@ -394,11 +416,13 @@ class Catalog:
                            where i.indrelid = c.conrelid and i.indisvalid and i.indpred is null
                              -- An int2vector counts from 0; the order of the columns does not matter.
                              and (i.indkey::int2[])[0:cardinality(c.conkey) - 1] @> c.conkey
-                       )
+                       ),
+                       {self._enforced}
                 from pg_constraint c
-                where c.contype = 'f'
+                where c.contype = 'f' and c.confrelid in (select oid from reached)
                 order by c.conrelid::regclass::text, c.conname
-                """
+                """,  # noqa: S608 -- a column of the catalog that older servers lack
+                oids=oids,
             )
         ]
 
@@ -417,25 +441,20 @@ class Catalog:
             )
         ]
 
-    def triggers(self, oids: list[int], action: Delete | Close) -> list[Trigger]:
-        """The app's enabled triggers that fire on what the rule does. Bits: 1 row, 2 before, 8 delete, 16 update."""
+    def triggers(self, oids: list[int], *, deleting: bool) -> list[Trigger]:
+        """The app's enabled triggers for a delete or an update. Bits: 1 row, 2 before, 8 delete, 16 update."""
         return [
-            Trigger(name, may_veto)
-            for name, may_veto in self._rows(
+            Trigger(table, name, may_veto, frozenset(columns))
+            for table, name, may_veto, columns in self._rows(
                 """
-                select distinct tgname, tgtype & 3 = 3
-                from pg_trigger t
+                select tgrelid::bigint, tgname, tgtype & 3 = 3, tgattr::int2[]
+                from pg_trigger
                 where tgrelid = any({oids}::bigint[]::oid[]) and not tgisinternal and tgenabled in ('O', 'A')
                   and tgtype & {event} <> 0
-                  and (cardinality(tgattr) = 0 or exists (
-                      select from pg_attribute a
-                      where a.attrelid = t.tgrelid and a.attnum = any(t.tgattr) and a.attname = {column}
-                  ))
                 order by tgname
                 """,
                 oids=oids,
-                event=8 if isinstance(action, Delete) else 16,
-                column=action.column if isinstance(action, Close) else "",
+                event=8 if deleting else 16,
             )
         ]
 
@@ -453,6 +472,43 @@ class Catalog:
                 event=8 if isinstance(action, Delete) else 16,
             )
         ]
+
+    def numbers(self, oids: list[int], column: str) -> dict[int, int]:
+        """The column's number in each of the tables: partitions may have their columns in another order."""
+        return dict(
+            self._rows(
+                """
+                select attrelid::bigint, attnum from pg_attribute
+                where attrelid = any({oids}::bigint[]::oid[]) and attname = {column}
+                """,
+                oids=oids,
+                column=column,
+            )
+        )
+
+    def generated(self, oids: list[int]) -> dict[int, dict[int, frozenset[int]]]:
+        """Of each table that has any the generated columns, and from which other columns each is made."""
+        found: dict[int, dict[int, frozenset[int]]] = {}
+        for table, column, made_from in self._rows(
+            """
+            select a.attrelid::bigint, a.attnum,
+                   array(
+                       select distinct x.refobjsubid
+                       from pg_depend x
+                       -- Servers before 15 have the column itself depend on what it is made from.
+                       where (x.classid, x.objid, x.objsubid) in (
+                                 ('pg_attrdef'::regclass, d.oid, 0), ('pg_class'::regclass, a.attrelid, a.attnum)
+                             )
+                         and x.refclassid = 'pg_class'::regclass and x.refobjid = a.attrelid and x.refobjsubid > 0
+                   )
+            from pg_attribute a
+            join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+            where a.attrelid = any({oids}::bigint[]::oid[]) and a.attgenerated <> '' and not a.attisdropped
+            """,
+            oids=oids,
+        ):
+            found.setdefault(table, {})[column] = frozenset(made_from) - {column}
+        return found
 
     def deferred(self, oids: list[int], action: Delete | Close) -> list[str]:
         """The constraints and triggers that the rule sets off and that wait for the commit."""

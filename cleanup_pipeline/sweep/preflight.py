@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from cleanup_pipeline.postgres import Limits, Session
 from cleanup_pipeline.rules import Close, Delete, Reference, Rule, Table
-from cleanup_pipeline.sweep.catalog import ACTIONS, KINDS, Catalog, ForeignKey, Leaf, Relation, Trigger
+from cleanup_pipeline.sweep.blast_radius import blast_radius, reached_by_deleting, triggers_fired
+from cleanup_pipeline.sweep.catalog import KINDS, Catalog, ForeignKey, Leaf, Relation, Trigger
 from cleanup_pipeline.sweep.finding import Finding, RefusedError, Severity
 from cleanup_pipeline.sweep.privileges import grant_database, grant_schema, grants, needed
 from cleanup_pipeline.sweep.statements import Statements
@@ -79,17 +80,18 @@ def inspect(session: Session, rule: Rule) -> Report:
         report.findings += _leaf_kinds(catalog, leaves)
         report.findings += _privileges(catalog, rule, table, leaves, parent)
         report.findings += _row_security(catalog, leaves, parent)
-        report.findings += _blast_radius(catalog, rule, table, family)
-        triggers = catalog.triggers([leaf.oid for leaf in leaves], rule.action)
+        keys = catalog.foreign_keys(family)
+        report.findings += blast_radius(catalog, rule, family, keys)
+        triggers = triggers_fired(catalog, rule, [leaf.oid for leaf in leaves])
         report.findings += _triggers(rule, triggers)
         deferred = catalog.deferred([leaf.oid for leaf in leaves], rule.action)
         report.findings += _deferred(rule, deferred)
         report.findings += _partition_key(catalog, rule, family)
         guard = catalog.guard(rule.orphan_of, table, parent) if rule.orphan_of and parent else None
-        report.findings += _guard(catalog, rule, table, guard)
-        unindexed = _unindexed_keys(catalog, family)
+        report.findings += _guard(rule, guard)
+        unindexed = _unindexed_keys(keys, family)
         report.findings += _scans(catalog, rule, unindexed)
-        report.findings += _advice(catalog, rule, table, leaves)
+        report.findings += _advice(catalog, rule, family, leaves, keys)
         report.findings += _standbys(catalog)
         report.target = Target(
             rule=rule,
@@ -100,14 +102,14 @@ def inspect(session: Session, rule: Rule) -> Report:
             and all(table.columns[c].nullable for c in (rule.age.columns if rule.age else ()) if c in table.columns),
             reference_type=table.columns[rule.orphan_of.column].type if rule.orphan_of else None,
             parent_is_indexed=bool(rule.orphan_of and parent and catalog.is_indexed(parent, rule.orphan_of.key)),
-            guard=guard,
+            guard=guard[0] if guard else None,
             family=tuple(family),
             parent=parent.oid if parent else None,
-            known_keys=tuple(key.oid for key in catalog.foreign_keys()),
+            known_keys=tuple(key.oid for key in keys),
             known_triggers=tuple(catalog.known_triggers([leaf.oid for leaf in leaves], rule.action)),
             defers=bool(deferred),
             scanned_pages=catalog.pages([key.child for key in unindexed]) if isinstance(rule.action, Delete) else 0,
-            triggers=tuple(trigger.name for trigger in triggers),
+            triggers=tuple(dict.fromkeys(trigger.name for trigger in triggers)),
         )
     if not report.refusals:
         age = rule.age.default if rule.age else None
@@ -226,54 +228,13 @@ def _row_security(catalog: Catalog, leaves: tuple[Leaf, ...], parent: Relation |
         )
 
 
-def _blast_radius(catalog: Catalog, rule: Rule, relation: Relation, family: list[int]) -> Iterator[Finding]:
-    """Follow what the write sets off, from table to table: whose rows would be deleted, or which columns changed."""
-    keys = catalog.foreign_keys()
-    own = {mine.oid for table in rule.may_touch if (mine := catalog.relation(table))}
-    changed = None if isinstance(rule.action, Delete) else frozenset([relation.columns[rule.action.column].number])
-    paths = [(oid, changed, str(rule.table)) for oid in family]
-    seen = {(oid, changed) for oid in family}
-    told: set[str] = set()
-    while paths:
-        parent, changed, path = paths.pop(0)
-        for key in keys:
-            if key.parent != parent or (changed is not None and changed.isdisjoint(key.key)):
-                continue
-            action = key.on_delete if changed is None else key.on_update
-            name = f"{key.child_name} ({key.name}, on {'delete' if changed is None else 'update'} {ACTIONS[action]})"
-            if action in "ar":
-                if name not in told:
-                    late = ", checked at commit" if key.deferred else ""
-                    yield Finding(
-                        Severity.WARNING,
-                        f"{name} refers to {path}{late}: rows that it refers to can't be changed so, and stay.",
-                    )
-                told.add(name)
-                continue
-            if key.child not in own and name not in told:
-                yield _refusal(
-                    f"{rule.name} would reach {key.child_name}, which the rule does not name as its own: "
-                    f"{path} ← {name}.",
-                    "Drop that foreign key's action, or name the table in the rule's may_touch.",
-                )
-            told.add(name)
-            # A cascade deletes rows as a delete does; any other action changes the columns that refer.
-            follows = None if changed is None and action == "c" else frozenset(key.child_columns)
-            if (key.child, follows) not in seen:
-                seen.add((key.child, follows))
-                paths.append((key.child, follows, f"{path} ← {name}"))
-    for deleting in (True, False):
-        reached = sorted({oid for oid, columns in seen if (columns is None) is deleting})
-        for rewrite, table in catalog.rewrite_rules(reached, deleting=deleting):
-            yield _refusal(f"The rewrite rule {rewrite} on {table} changes what the statement does.", "Drop the rule.")
-
-
 def _triggers(rule: Rule, triggers: list[Trigger]) -> Iterator[Finding]:
-    for trigger in triggers:
-        if trigger.may_veto:
-            yield Finding(Severity.WARNING, f"The trigger {trigger.name} on {rule.table} may keep rows or do more.")
+    # A partition has a trigger of its own for each of its table's.
+    for name, may_veto in dict.fromkeys((trigger.name, trigger.may_veto) for trigger in triggers):
+        if may_veto:
+            yield Finding(Severity.WARNING, f"The trigger {name} on {rule.table} may keep rows or do more.")
         else:
-            yield Finding(Severity.NOTE, f"The trigger {trigger.name} on {rule.table} fires on what the rule does.")
+            yield Finding(Severity.NOTE, f"The trigger {name} on {rule.table} fires on what the rule does.")
 
 
 def _deferred(rule: Rule, deferred: list[str]) -> Iterator[Finding]:
@@ -292,20 +253,20 @@ def _partition_key(catalog: Catalog, rule: Rule, family: list[int]) -> Iterator[
             )
 
 
-def _guard(catalog: Catalog, rule: Rule, relation: Relation, guard: str | None) -> Iterator[Finding]:
+def _guard(rule: Rule, guard: tuple[str, str] | None) -> Iterator[Finding]:
     reference = rule.orphan_of
     if guard is None or reference is None:
         return
-    what = f"Guarded by {guard}: a row of {rule.table} can't refer to a row of {reference.parent} that does not exist."
-    (key,) = [key for key in catalog.foreign_keys() if key.name == guard and key.child == relation.oid]
-    if key.on_delete == "n":
+    name, on_delete = guard
+    what = f"Guarded by {name}: a row of {rule.table} can't refer to a row of {reference.parent} that does not exist."
+    if on_delete == "n":
         what += f" Rows whose parent was deleted show as {reference.column} is null, and are kept."
     yield Finding(Severity.NOTE, what)
 
 
-def _unindexed_keys(catalog: Catalog, family: list[int]) -> list[ForeignKey]:
+def _unindexed_keys(keys: list[ForeignKey], family: list[int]) -> list[ForeignKey]:
     """One for each table that is scanned; where partitions are swept, a key of its own points at each of them."""
-    found = (key for key in catalog.foreign_keys() if key.parent in family and key.child_holds_rows and not key.indexed)
+    found = (key for key in keys if key.parent in family and key.child_holds_rows and key.enforced and not key.indexed)
     return list({(key.child, key.child_columns): key for key in found}.values())
 
 
@@ -322,9 +283,11 @@ def _scans(catalog: Catalog, rule: Rule, keys: list[ForeignKey]) -> Iterator[Fin
         )
 
 
-def _advice(catalog: Catalog, rule: Rule, relation: Relation, leaves: tuple[Leaf, ...]) -> Iterator[Finding]:
+def _advice(
+    catalog: Catalog, rule: Rule, family: list[int], leaves: tuple[Leaf, ...], keys: list[ForeignKey]
+) -> Iterator[Finding]:
     oids = [leaf.oid for leaf in leaves]
-    if isinstance(rule.action, Close) and (reached := _reached_by_deleting(catalog, relation, leaves)):
+    if isinstance(rule.action, Close) and (reached := reached_by_deleting(family, keys)):
         yield Finding(
             Severity.NOTE,
             f"Deleting rows of {rule.table} would reach {', '.join(reached)}. This rule deletes none.",
@@ -358,19 +321,3 @@ def _standbys(catalog: Catalog) -> Iterator[Finding]:
             f"How far {hidden:,} standbys are behind can't be seen by {role}: the sweep will not wait for them.",
             f"grant pg_monitor to {role}; would show it, and also what others' queries are.",
         )
-
-
-def _reached_by_deleting(catalog: Catalog, relation: Relation, leaves: tuple[Leaf, ...]) -> list[str]:
-    """The tables that a delete would change, by whatever path."""
-    found: dict[int, str] = {}
-    swept = catalog.family([leaf.oid for leaf in leaves]) | {relation.oid}
-    paths = list(swept)
-    keys = catalog.foreign_keys()
-    while paths:
-        parent = paths.pop()
-        for key in keys:
-            if key.parent == parent and key.on_delete in "cnd" and key.child not in found:
-                found[key.child] = key.child_name
-                if key.on_delete == "c":
-                    paths.append(key.child)
-    return sorted(found.values())

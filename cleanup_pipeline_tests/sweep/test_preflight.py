@@ -280,6 +280,30 @@ CASES = [
         ("endings", "because", "on update cascade"),
     ),
     Case(
+        "a_key_that_follows_a_column_generated_from_the_end_of_a_session",
+        EXPIRED_SESSIONS,
+        (
+            "alter table after_hours_sessions add open uuid"
+            " generated always as (case when ended_at is null then id end) stored unique",
+            "alter table after_hours_matches add open uuid constraint because"
+            " references after_hours_sessions (open) on update set null",
+        ),
+        ("after_hours_matches", "because", "on update set null"),
+    ),
+    Case(
+        "a_key_that_follows_a_column_that_a_trigger_may_change",
+        EXPIRED_SESSIONS,
+        (
+            "alter table after_hours_sessions add version int default 0, add unique (id, version)",
+            "alter table after_hours_matches add version int, add constraint because"
+            " foreign key (session_id, version) references after_hours_sessions (id, version) on update cascade",
+            "create function count_up() returns trigger language plpgsql"
+            " as 'begin new.version := old.version + 1; return new; end'",
+            "create trigger count_up before update on after_hours_sessions for each row execute function count_up()",
+        ),
+        ("after_hours_matches", "because", "on update cascade", "its trigger count_up may change any column"),
+    ),
+    Case(
         "a_rewrite_rule",
         OLD_DECLINES,
         ("create rule keep as on delete to after_hours_declines do instead nothing",),
@@ -429,6 +453,64 @@ def test_triggers_are_told_by_their_names(app: App, database: str) -> None:
     assert len([told for told in found if told.startswith("The trigger")]) == 2
     assert [severity for told, severity in found.items() if "trigger audit" in told] == [Severity.NOTE]
     assert [severity for told, severity in found.items() if "trigger veto" in told] == [Severity.WARNING]
+
+
+def test_a_column_generated_from_others_is_not_taken_for_changed(app: App, database: str) -> None:
+    app.execute(
+        "alter table after_hours_sessions add near int generated always as (latitude::int) stored,"
+        " add unique (id, near)"
+    )
+    app.execute(
+        "alter table after_hours_matches add near int, add foreign key (session_id, near)"
+        " references after_hours_sessions (id, near) on update cascade"
+    )
+    with session_on(database) as session:
+        assert inspect(session, EXPIRED_SESSIONS).refusals == []
+
+
+@pytest.mark.parametrize(
+    ("of", "beside", "told"),
+    [
+        ("", False, True),
+        ("ended_at", False, True),
+        ("expires_at", False, False),
+        ("open", False, True),
+        ("near", False, False),
+        ("near", True, True),
+    ],
+    ids=[
+        "any_column",
+        "the_column",
+        "another_column",
+        "a_column_generated_from_it",
+        "a_column_generated_from_others",
+        "a_column_generated_from_others_that_a_trigger_before_has_made_anew",
+    ],
+)
+def test_a_trigger_on_updates_is_told_where_it_would_fire(
+    app: App, database: str, of: str, beside: bool, told: bool
+) -> None:
+    app.execute(
+        "alter table after_hours_sessions add open bool generated always as (ended_at is null) stored,"
+        " add near int generated always as (latitude::int) stored"
+    )
+    app.execute("create table fired ()")
+    app.execute(
+        "create function fire() returns trigger language plpgsql"
+        " as 'begin insert into fired default values; return new; end'"
+    )
+    app.execute("create function see() returns trigger language plpgsql as 'begin return new; end'")
+    app.execute(
+        f"create trigger zap after update {of and 'of'} {of} on after_hours_sessions"
+        " for each row execute function fire()".encode()
+    )
+    if beside:
+        app.execute("create trigger eye before update on after_hours_sessions for each row execute function see()")
+    rows.session(app, NOW - DAY)
+    assert any("trigger zap" in said for said in told_of(database, EXPIRED_SESSIONS)) is told
+    assert sweep(database, EXPIRED_SESSIONS).affected == 1
+    fired = app.execute("select from fired").rowcount == 1
+    assert fired is told or beside  # older servers make no column anew
 
 
 @pytest.mark.usefixtures("planted")

@@ -1,0 +1,136 @@
+"""What a write sets off besides: the columns that change with it, the triggers that fire, the tables it reaches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cleanup_pipeline.rules import Delete, Rule
+from cleanup_pipeline.sweep.catalog import ACTIONS, Catalog, ForeignKey, Trigger
+from cleanup_pipeline.sweep.finding import Finding, Severity
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is done to rows of a table: they are deleted (`columns` is None), or these of their columns change.
+
+    `by`: a trigger that may change any other column as well, before the row is written.
+    """
+
+    table: int
+    columns: frozenset[int] | None = None
+    by: str | None = None
+
+    def sets_off(self, key: ForeignKey) -> str | None:
+        """What a foreign key that points at the rows does (pg_constraint's letter); None where nothing."""
+        if self.columns is None:
+            return key.on_delete
+        certain = not self.columns.isdisjoint(key.key)
+        # Where a trigger only may change what is referred to, that a key forbids it is nothing to tell.
+        return key.on_update if certain or (self.by and key.on_update not in "ar") else None
+
+
+class Updates:
+    """What an update of some columns of these tables changes and sets off on the tables themselves."""
+
+    def __init__(self, catalog: Catalog, oids: list[int]) -> None:
+        self._generated = catalog.generated(oids)
+        self._triggers: dict[int, list[Trigger]] = {}
+        for trigger in catalog.triggers(oids, deleting=False):
+            self._triggers.setdefault(trigger.table, []).append(trigger)
+
+    def change(self, table: int, written: frozenset[int]) -> Change:
+        """Which columns change where these are written: generated ones too, and any other by a trigger."""
+        generated = self._generated.get(table, {})
+        columns = written | {number for number, made_from in generated.items() if not made_from.isdisjoint(written)}
+        by = next((trigger.name for trigger in self.triggers(table, written) if trigger.may_veto), None)
+        return Change(table, columns, by)
+
+    def triggers(self, table: int, written: frozenset[int]) -> list[Trigger]:
+        """The triggers that fire where these columns are written."""
+        triggers, generated = self._triggers.get(table, []), self._generated.get(table, {})
+        # With a trigger before it the server makes every generated column anew, and has those for it fire.
+        anew = any(trigger.may_veto for trigger in triggers)
+        named = written | {
+            number for number, made_from in generated.items() if anew or not made_from.isdisjoint(written)
+        }
+        return [trigger for trigger in triggers if not trigger.columns or not trigger.columns.isdisjoint(named)]
+
+
+def triggers_fired(catalog: Catalog, rule: Rule, oids: list[int]) -> list[Trigger]:
+    """The app's enabled triggers on these tables that fire on what the rule does."""
+    if isinstance(rule.action, Delete):
+        return catalog.triggers(oids, deleting=True)
+    updates = Updates(catalog, oids)
+    written = catalog.numbers(oids, rule.action.column)
+    return [trigger for oid, number in written.items() for trigger in updates.triggers(oid, frozenset({number}))]
+
+
+def blast_radius(catalog: Catalog, rule: Rule, family: list[int], keys: list[ForeignKey]) -> Iterator[Finding]:
+    """Follow what the write sets off, from table to table, by the foreign keys that may be met on the way."""
+    keys = [key for key in keys if key.enforced]
+    updates = Updates(catalog, sorted({*family, *(key.child for key in keys)}))
+    own = {mine.oid for table in rule.may_touch if (mine := catalog.relation(table))}
+    if isinstance(rule.action, Delete):
+        changes = [Change(oid) for oid in family]
+    else:
+        written = catalog.numbers(family, rule.action.column)
+        changes = [updates.change(oid, frozenset({number})) for oid, number in written.items()]
+    paths = [(change, str(rule.table)) for change in changes]
+    seen = set(changes)
+    told: set[str] = set()
+    while paths:
+        change, path = paths.pop(0)
+        for key in keys:
+            action = change.sets_off(key) if key.parent == change.table else None
+            if action is None:
+                continue
+            deletes = change.columns is None
+            name = f"{key.child_name} ({key.name}, on {'delete' if deletes else 'update'} {ACTIONS[action]})"
+            way = f"{path} (its trigger {change.by} may change any column)" if change.by else path
+            if action in "ar":
+                if name not in told:
+                    late = ", checked at commit" if key.deferred else ""
+                    yield Finding(
+                        Severity.WARNING,
+                        f"{name} refers to {path}{late}: rows that it refers to can't be changed so, and stay.",
+                    )
+                told.add(name)
+                continue
+            if key.child not in own and name not in told:
+                yield Finding(
+                    Severity.REFUSAL,
+                    f"{rule.name} would reach {key.child_name}, which the rule does not name as its own: "
+                    f"{way} ← {name}.",
+                    "Drop that foreign key's action, or name the table in the rule's may_touch.",
+                )
+            told.add(name)
+            # A cascade deletes rows as a delete does; any other action changes the columns that refer.
+            follows = (
+                Change(key.child)
+                if deletes and action == "c"
+                else updates.change(key.child, frozenset(key.child_columns))
+            )
+            if follows not in seen:
+                seen.add(follows)
+                paths.append((follows, f"{way} ← {name}"))
+    for deleting in (True, False):
+        reached = sorted({change.table for change in seen if (change.columns is None) is deleting})
+        for rewrite, table in catalog.rewrite_rules(reached, deleting=deleting):
+            yield Finding(
+                Severity.REFUSAL,
+                f"The rewrite rule {rewrite} on {table} changes what the statement does.",
+                "Drop the rule.",
+            )
+
+
+def reached_by_deleting(family: list[int], keys: list[ForeignKey]) -> list[str]:
+    """The tables that deleting rows of these would change, by whatever path."""
+    found: dict[int, str] = {}
+    paths = list(family)
+    while paths:
+        parent = paths.pop()
+        for key in keys:
+            if key.enforced and key.parent == parent and key.on_delete in "cnd" and key.child not in found:
+                found[key.child] = key.child_name
+                if key.on_delete == "c":
+                    paths.append(key.child)
+    return sorted(found.values())
