@@ -26,12 +26,15 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its base type and collation; `built_in`: the type is one of pg_catalog's own, and no domain."""
+    """A column: its type and collation, of a domain the base type.
+
+    `comparable`: the type is one of pg_catalog's own, and a b-tree may hold it: its `=` tells all values apart.
+    """
 
     number: int
     type: str
     collation: int
-    built_in: bool
+    comparable: bool
     nullable: bool
 
 
@@ -147,11 +150,21 @@ class Catalog:
         oid, kind, has_heirs, is_partition = found[0]
         columns = self._rows(
             """
-            select a.attname, a.attnum, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), -1),
-                   a.attcollation::bigint, t.typtype = 'b' and t.typnamespace = 'pg_catalog'::regnamespace,
+            select a.attname, a.attnum, format_type(t.oid, -1), a.attcollation::bigint,
+                   t.typtype = 'b' and t.typnamespace = 'pg_catalog'::regnamespace and exists (
+                       select from pg_opclass o
+                       join pg_am m on m.oid = o.opcmethod and m.amname = 'btree'
+                       where o.opcdefault and (o.opcintype = t.oid or exists (
+                           -- As varchar is compared: as text.
+                           select from pg_cast
+                           where castsource = t.oid and casttarget = o.opcintype
+                             and castmethod = 'b' and castcontext = 'i'
+                       ))
+                   ),
                    not a.attnotnull
             from pg_attribute a
-            join pg_type t on t.oid = a.atttypid
+            join pg_type declared on declared.oid = a.atttypid
+            join pg_type t on t.oid = coalesce(nullif(declared.typbasetype, 0), declared.oid)
             where a.attrelid = {oid}::oid and a.attnum > 0 and not a.attisdropped
             """,
             oid=oid,
@@ -177,13 +190,23 @@ class Catalog:
             )
         )
 
-    def foreign_leaves(self, leaves: tuple[Leaf, ...]) -> list[str]:
-        """Those of the leaves that are foreign tables."""
+    def tables_apart(self, oid: int) -> list[tuple[str, str]]:
+        """The partitions and heirs of a table that hold no rows of this database, and their kind (pg_class.relkind)."""
         return [
-            name
-            for (name,) in self._rows(
-                "select oid::regclass::text from pg_class where relkind = 'f' and oid = any({oids}::bigint[]::oid[])",
-                oids=[leaf.oid for leaf in leaves],
+            (name, kind)
+            for name, kind in self._rows(
+                """
+                with recursive tree (oid) as (
+                    select {oid}::oid
+                    union
+                    select i.inhrelid from pg_inherits i join tree t on t.oid = i.inhparent
+                )
+                select c.oid::regclass::text, c.relkind::text
+                from tree join pg_class c using (oid)
+                where c.relkind not in ('r', 'p')
+                order by 1
+                """,
+                oid=oid,
             )
         ]
 
@@ -241,7 +264,7 @@ class Catalog:
         ]
 
     def pages(self, oids: list[int]) -> int:
-        """How many blocks these relations have."""
+        """How many blocks these relations have. Waits where one is locked."""
         ((pages,),) = self._rows(
             """
             select coalesce(sum(pg_relation_size(oid::oid::regclass)), 0)::bigint
@@ -251,6 +274,27 @@ class Catalog:
             oids=oids,
         )
         return int(pages)
+
+    def pages_of_each(self, oids: list[int]) -> dict[int, int]:
+        """The same for each of them."""
+        return dict(
+            self._rows(
+                """
+                select oid, coalesce(pg_relation_size(oid::oid::regclass), 0) / current_setting('block_size')::bigint
+                from unnest({oids}::bigint[]) as oid
+                """,
+                oids=oids,
+            )
+        )
+
+    def pages_when_analyzed(self, oids: list[int]) -> dict[int, int]:
+        """How many blocks each of them had when it was last looked at by vacuum or analyze. Waits for no lock."""
+        return dict(
+            self._rows(
+                "select oid::bigint, relpages from pg_class where oid = any({oids}::bigint[]::oid[])",
+                oids=oids,
+            )
+        )
 
     def size(self, oids: list[int]) -> tuple[int, int]:
         """How many rows these tables have by the planner's estimate, and their bytes, indexes and TOAST included."""
@@ -389,11 +433,24 @@ class Catalog:
     def foreign_keys(self, oids: list[int]) -> list[ForeignKey]:
         """The foreign keys that point at these tables, or at a table that their actions may reach from there.
 
-        Waits for no lock: it looks at no table itself. Reads no name of any other table.
+        Waits for no lock: it looks at no table itself.
         """
         return [
-            ForeignKey(oid, name, child, called, parent, tuple(key), delete, update, late, tuple(columns), *rest)
-            for oid, name, child, called, parent, key, delete, update, late, columns, *rest in self._rows(
+            ForeignKey(
+                oid,
+                _readable(name),
+                child,
+                _readable(called),
+                parent,
+                tuple(key),
+                delete,
+                update,
+                late,
+                tuple(columns),
+                _readable(names),
+                *rest,
+            )
+            for oid, name, child, called, parent, key, delete, update, late, columns, names, *rest in self._rows(
                 f"""
                 with recursive reached (oid) as (
                     select oid::oid from unnest({{oids}}::bigint[]) as oid
@@ -403,9 +460,10 @@ class Catalog:
                     join reached r on r.oid = c.confrelid
                     where c.contype = 'f' and (c.confdeltype in ('c', 'n', 'd') or c.confupdtype in ('c', 'n', 'd'))
                 )
-                select c.oid::bigint, c.conname, c.conrelid::bigint, c.conrelid::regclass::text, c.confrelid::bigint,
+                select c.oid::bigint, {_bytes("c.conname")}, c.conrelid::bigint,
+                       {_bytes("c.conrelid::regclass::text")}, c.confrelid::bigint,
                        c.confkey, c.confdeltype::text, c.confupdtype::text, c.condeferred, c.conkey,
-                       (select string_agg(quote_ident(a.attname), ', ' order by k.place)
+                       (select {_bytes("string_agg(quote_ident(a.attname), ', ' order by k.place)")}
                         from unnest(c.conkey) with ordinality as k (number, place)
                         join pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.number),
                        (select relkind <> 'p' from pg_class where pg_class.oid = c.conrelid),
@@ -413,7 +471,11 @@ class Catalog:
                            select from pg_index i
                            join pg_class o on o.oid = i.indexrelid
                            join pg_am m on m.oid = o.relam and m.amname in ('btree', 'hash')
-                           where i.indrelid = c.conrelid and i.indisvalid and i.indpred is null
+                           where i.indrelid = c.conrelid and i.indisvalid
+                             -- What refers is not null. Printing the condition as SQL would wait for a lock.
+                             and (i.indpred is null or substring(
+                                 i.indpred::text from '^.NULLTEST :arg .VAR .*:varattno ([0-9]+) .* :nulltesttype 1 '
+                             )::int2 = any(c.conkey))
                              -- An int2vector counts from 0; the order of the columns does not matter.
                              and (i.indkey::int2[])[0:cardinality(c.conkey) - 1] @> c.conkey
                        ),
@@ -444,15 +506,15 @@ class Catalog:
     def triggers(self, oids: list[int], *, deleting: bool) -> list[Trigger]:
         """The app's enabled triggers for a delete or an update. Bits: 1 row, 2 before, 8 delete, 16 update."""
         return [
-            Trigger(table, name, may_veto, frozenset(columns))
+            Trigger(table, _readable(name), may_veto, frozenset(columns))
             for table, name, may_veto, columns in self._rows(
-                """
-                select tgrelid::bigint, tgname, tgtype & 3 = 3, tgattr::int2[]
+                f"""
+                select tgrelid::bigint, {_bytes("tgname")}, tgtype & 3 = 3, tgattr::int2[]
                 from pg_trigger
-                where tgrelid = any({oids}::bigint[]::oid[]) and not tgisinternal and tgenabled in ('O', 'A')
-                  and tgtype & {event} <> 0
+                where tgrelid = any({{oids}}::bigint[]::oid[]) and not tgisinternal and tgenabled in ('O', 'A')
+                  and tgtype & {{event}} <> 0
                 order by tgname
-                """,
+                """,  # noqa: S608 -- a name as bytes
                 oids=oids,
                 event=8 if deleting else 16,
             )
@@ -588,3 +650,12 @@ class Catalog:
                 oids=oids,
             )
         ]
+
+
+def _bytes(name: str) -> str:
+    """A name as bytes, in SQL: names of whatever table may stand there, and of no encoding if the database has none."""
+    return f"convert_to({name}, case getdatabaseencoding() when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end)"
+
+
+def _readable(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")

@@ -5,8 +5,10 @@ Nearly everything is read from the catalog, as the database is now. A *refusal* 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+
+from psycopg import errors
 
 from cleanup_pipeline.postgres import Limits, Session
 from cleanup_pipeline.rules import Close, Delete, Reference, Rule, Table
@@ -22,6 +24,7 @@ OLDEST_SERVER = 140000
 _TIMESTAMP = "timestamp with time zone"
 _MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)
 _CATALOG_LIMITS = Limits(statement_s=10.0)
+_NO_WAITING = Limits(statement_s=10.0, lock_s=0.001)
 _LONG_TRANSACTION_MINUTES = 10
 _MANY_DEAD_ROWS = 10_000
 _LARGE_DEAD_SHARE = 0.2
@@ -60,6 +63,22 @@ def accept(report: Report) -> Target:
 def inspect(session: Session, rule: Rule) -> Report:
     """Look at everything that a sweep of `rule` would meet. Writes nothing, and waits for no lock."""
     report = Report(rule)
+    try:
+        _look_into(session, rule, report)
+    except (errors.CharacterNotInRepertoire, errors.UntranslatableCharacter):
+        report.target = None
+        encoding = session.connection.info.parameter_status("server_encoding") or "unknown"
+        report.findings.append(
+            _refusal(
+                f"The name of something around {rule.table} (a column, an index, a trigger, a table or key that refers "
+                f"to it) can't be read: it is no UTF-8, and the database's encoding is {encoding}.",
+                "Rename it.",
+            )
+        )
+    return report
+
+
+def _look_into(session: Session, rule: Rule, report: Report) -> None:
     with session.transaction(_CATALOG_LIMITS) as transaction:
         catalog = Catalog(transaction)
         report.findings += _server(catalog, session)
@@ -69,15 +88,17 @@ def inspect(session: Session, rule: Rule) -> Report:
         if rule.orphan_of:
             report.findings += _kind(parent, rule.orphan_of.parent, swept=False)
         if report.refusals or table is None:
-            return report
+            return
         report.findings += _columns(rule, table)
         if rule.orphan_of and parent is not None:
             report.findings += _reference(rule.orphan_of, rule.table, table, parent)
         if report.refusals:
-            return report
+            return
         leaves = catalog.leaves(table)
         family = sorted(catalog.family([leaf.oid for leaf in leaves]) | {table.oid})
-        report.findings += _leaf_kinds(catalog, leaves)
+        report.findings += _tables_apart(catalog, table, "can be swept")
+        if parent is not None:
+            report.findings += _tables_apart(catalog, parent, "are sure to show all of their rows")
         report.findings += _privileges(catalog, rule, table, leaves, parent)
         report.findings += _row_security(catalog, leaves, parent)
         keys = catalog.foreign_keys(family)
@@ -90,7 +111,6 @@ def inspect(session: Session, rule: Rule) -> Report:
         guard = catalog.guard(rule.orphan_of, table, parent) if rule.orphan_of and parent else None
         report.findings += _guard(rule, guard)
         unindexed = _unindexed_keys(keys, family)
-        report.findings += _scans(catalog, rule, unindexed)
         report.findings += _advice(catalog, rule, family, leaves, keys)
         report.findings += _standbys(catalog)
         report.target = Target(
@@ -108,13 +128,16 @@ def inspect(session: Session, rule: Rule) -> Report:
             known_keys=tuple(key.oid for key in keys),
             known_triggers=tuple(catalog.known_triggers([leaf.oid for leaf in leaves], rule.action)),
             defers=bool(deferred),
-            scanned_pages=catalog.pages([key.child for key in unindexed]) if isinstance(rule.action, Delete) else 0,
             triggers=tuple(dict.fromkeys(trigger.name for trigger in triggers)),
         )
+    if unindexed:
+        pages = _pages(session, [key.child for key in unindexed])
+        report.findings += _scans(rule, unindexed, pages)
+        if isinstance(rule.action, Delete):
+            report.target = replace(report.target, scanned_pages=sum(pages[key.child] for key in unindexed))
     if not report.refusals:
         age = rule.age.default if rule.age else None
         report.findings += try_out(session, Statements(report.target, datetime.now(UTC), age))
-    return report
 
 
 def _refusal(what: str, do: str = "") -> Finding:
@@ -156,9 +179,12 @@ def _kind(relation: Relation | None, table: Table, *, swept: bool) -> Iterator[F
         yield _refusal(f"{table} has tables that inherit from it and are no partitions; they can't be swept safely.")
 
 
-def _leaf_kinds(catalog: Catalog, leaves: tuple[Leaf, ...]) -> Iterator[Finding]:
-    for name in catalog.foreign_leaves(leaves):
-        yield _refusal(f"The partition {name} is a foreign table; only this database's own tables can be swept.")
+def _tables_apart(catalog: Catalog, table: Relation, what_others: str) -> Iterator[Finding]:
+    for name, kind in catalog.tables_apart(table.oid):
+        yield _refusal(
+            f"{name}, a part of {table.table}, is {KINDS.get(kind, 'no table')}; only this database's own tables "
+            f"{what_others}."
+        )
 
 
 def _columns(rule: Rule, table: Relation) -> Iterator[Finding]:
@@ -196,8 +222,11 @@ def _reference(reference: Reference, name: Table, table: Relation, parent: Relat
         )
     elif column.collation != key.collation:
         yield _refusal(f"{here} and {there}, to which it refers, have different collations.")
-    elif not (column.built_in and key.built_in):
-        yield _refusal(f"{here} is of type {column.type}, which is not built in: its equality is not known to be safe.")
+    elif not (column.comparable and key.comparable):
+        yield _refusal(
+            f"{here} is of type {column.type}: only of a type that is built in, and that a b-tree index can hold, is "
+            "equality known to be safe."
+        )
 
 
 def _privileges(
@@ -270,15 +299,25 @@ def _unindexed_keys(keys: list[ForeignKey], family: list[int]) -> list[ForeignKe
     return list({(key.child, key.child_columns): key for key in found}.values())
 
 
-def _scans(catalog: Catalog, rule: Rule, keys: list[ForeignKey]) -> Iterator[Finding]:
+def _pages(session: Session, oids: list[int]) -> dict[int, int]:
+    """How many blocks each table has; where one of them is locked, how many they had when they were last analyzed."""
+    try:
+        with session.transaction(_NO_WAITING) as transaction:
+            return Catalog(transaction).pages_of_each(oids)
+    except errors.LockNotAvailable:
+        with session.transaction(_NO_WAITING) as transaction:
+            return Catalog(transaction).pages_when_analyzed(oids)
+
+
+def _scans(rule: Rule, keys: list[ForeignKey], pages: dict[int, int]) -> Iterator[Finding]:
     deletes = isinstance(rule.action, Delete)
     for key in keys:
-        pages = catalog.pages([key.child])
-        cost = f": {1_000 * pages:,} for 1,000 rows" if deletes else " (this rule deletes none)"
+        each = pages[key.child]
+        cost = f": {1_000 * each:,} for 1,000 rows" if deletes else " (this rule deletes none)"
         yield Finding(
             Severity.WARNING if deletes else Severity.NOTE,
             f"{key.child_name} ({key.name}) refers to {rule.table} without an index on {key.columns}: each row that is "
-            f"deleted there scans its {pages:,} pages{cost}.",
+            f"deleted there scans its {each:,} pages{cost}.",
             f"create index concurrently on {key.child_name} ({key.columns});",
         )
 

@@ -293,10 +293,12 @@ CASES = [
         ("after_hours_profiles.user_id and public.users.id", "different collations"),
     ),
     Case(
-        "a reference of a domain's type",
-        "create domain name_of_user as varchar(255);alter table after_hours_profiles alter user_id type name_of_user",
-        refused(PROFILES),
-        ("after_hours_profiles.user_id", "not built in"),
+        "a reference of a type that is not built in",
+        "create extension citext; alter table device_fingerprints alter session_id type citext;"
+        + DROP_KEYS_TO_SESSIONS
+        + "alter table after_hours_sessions alter id drop default, alter id type citext",
+        refused(FINGERPRINTS),
+        ("device_fingerprints.session_id is of type citext", "equality"),
     ),
     # --- Roles that may not, or may only read.
     Case(

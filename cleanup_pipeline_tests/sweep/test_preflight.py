@@ -11,7 +11,7 @@ import pytest
 from psycopg import Connection, sql
 
 from cleanup_pipeline.demo.data import plant
-from cleanup_pipeline.demo.schema import add_foreign_keys
+from cleanup_pipeline.demo.schema import add_foreign_keys, create_tables
 from cleanup_pipeline.postgres import Database, Session
 from cleanup_pipeline.rules import (
     EXPIRED_SESSIONS,
@@ -28,7 +28,7 @@ from cleanup_pipeline.sweep.plan import plan
 from cleanup_pipeline.sweep.preflight import inspect
 from cleanup_pipeline.sweep.result import Result, Status
 from cleanup_pipeline.sweep.sweep import Sweep
-from cleanup_pipeline_tests.databases import name_of
+from cleanup_pipeline_tests.databases import database_in_sql_ascii, name_of
 from cleanup_pipeline_tests.oracle import Tables, expected, snapshot
 from cleanup_pipeline_tests.sweep import rows
 from cleanup_pipeline_tests.sweep.steps import NOW, connected, finish, options, session_on, sweep, sweep_all
@@ -87,6 +87,7 @@ DROP_SESSIONS_KEYS = (
     "alter table after_hours_declines drop constraint after_hours_declines_session_id_fkey",
     "alter table after_hours_matches drop constraint after_hours_matches_session_id_fkey",
 )
+FAR = ("create extension file_fdw", "create server files foreign data wrapper file_fdw")
 RENAME_SESSIONS = "alter table after_hours_sessions rename to sessions"
 
 CASES = [
@@ -107,8 +108,7 @@ CASES = [
         OLD_DECLINES,
         (
             RENAME_DECLINES,
-            "create extension file_fdw",
-            "create server files foreign data wrapper file_fdw",
+            *FAR,
             "create foreign table after_hours_declines (id uuid, created_at timestamptz) server files"
             " options (program 'true')",
         ),
@@ -198,6 +198,62 @@ CASES = [
         ORPHANED_PROFILES,
         ('alter table after_hours_profiles alter user_id type varchar(255) collate "POSIX"',),
         ("public.after_hours_profiles.user_id", "public.users.id", "collations"),
+    ),
+    Case(
+        "a_reference_of_a_type_of_which_equality_compares_something_else",
+        ORPHANED_FINGERPRINTS,
+        (
+            *DROP_SESSIONS_KEYS,
+            "alter table after_hours_sessions drop constraint after_hours_sessions_pkey",
+            "alter table after_hours_sessions alter id drop default,"
+            " alter id type box using box(point(0, 0), point(1, 1))",
+            "alter table device_fingerprints alter session_id type box using box(point(0, 0), point(1, 1))",
+        ),
+        ("public.device_fingerprints.session_id is of type box", "equality"),
+    ),
+    Case(
+        "a_reference_of_a_type_without_equality",
+        ORPHANED_FINGERPRINTS,
+        (
+            *DROP_SESSIONS_KEYS,
+            "alter table after_hours_sessions drop constraint after_hours_sessions_pkey",
+            "alter table after_hours_sessions alter id drop default, alter id type json using to_json(id)",
+            "alter table device_fingerprints alter session_id type json using to_json(session_id)",
+        ),
+        ("public.device_fingerprints.session_id is of type json", "equality"),
+    ),
+    Case(
+        "a_reference_of_a_type_that_is_not_built_in",
+        ORPHANED_PROFILES,
+        (
+            "create extension citext",
+            "alter table users rename to people",
+            "create table users (id citext)",
+            "alter table after_hours_profiles alter user_id type citext",
+        ),
+        ("public.after_hours_profiles.user_id is of type citext", "equality"),
+    ),
+    Case(
+        "a_parent_of_which_a_partition_is_far",
+        ORPHANED_PROFILES,
+        (
+            *FAR,
+            "alter table users rename to people",
+            "create table users (like people) partition by list (provider)",
+            "create table here partition of users default",
+            "create foreign table far partition of users for values in ('far') server files options (program 'true')",
+        ),
+        ("far, a part of public.users, is a foreign table",),
+    ),
+    Case(
+        "a_parent_of_which_an_heir_of_an_heir_is_far",
+        ORPHANED_PROFILES,
+        (
+            *FAR,
+            "create table more () inherits (users)",
+            "create foreign table far () inherits (more) server files options (program 'true')",
+        ),
+        ("far, a part of public.users, is a foreign table",),
     ),
     Case(
         "heirs",
@@ -390,6 +446,13 @@ def test_refused_and_nothing_is_touched(app: App, database: str, case: Case) -> 
     for statement in case.done:
         app.execute(statement.encode())
     assert_refused(database, case.rule, *case.told)
+
+
+def test_a_reference_of_a_domain_is_compared_by_its_base_type(app: App, database: str) -> None:
+    planted = plant(app, 60, NOW)
+    app.execute("create domain name_of_user as varchar(255)")
+    app.execute("alter table after_hours_profiles alter user_id type name_of_user")
+    assert sweep(database, ORPHANED_PROFILES).affected == planted.due["orphaned_profiles"]
 
 
 @pytest.mark.usefixtures("planted")
@@ -591,6 +654,59 @@ def test_a_table_that_refers_to_every_partition_is_scanned_and_told_once(app: Ap
     pages = app.execute("select pg_relation_size('reports') / 8192").fetchall()[0][0]
     assert len(found) == 1
     assert f"scans its {pages} pages: {pages * 1000:,} for 1,000 rows" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("where", "serves"),
+    [("", True), ("where decline_id is not null", True), ("where decline_id is null", False), ("where open", False)],
+    ids=["of_all_rows", "of_all_rows_that_refer", "of_those_that_do_not", "of_some_rows"],
+)
+def test_an_index_on_a_key_serves_it_where_it_has_every_row_that_refers(
+    app: App, database: str, where: str, serves: bool
+) -> None:
+    app.execute("create table reports (open bool, decline_id uuid references after_hours_declines)")
+    app.execute(f"create index on reports (decline_id) {where}".encode())
+    assert any("without an index" in said for said in told_of(database, OLD_DECLINES)) is not serves
+
+
+def test_a_table_that_refers_to_the_rules_is_not_waited_for_to_tell_its_size(app: App, database: str) -> None:
+    app.execute("create table reports (decline_id uuid references after_hours_declines)")
+    app.execute("create table reviews (session_id uuid references after_hours_sessions)")
+    app.execute("insert into reports select null from generate_series(1, 1000)")
+    app.execute("analyze reports")
+    rows.session(app, NOW - DAY)
+    with connected(database) as migration, migration.transaction():
+        migration.execute("lock table reports, reviews, after_hours_matches")
+        pages = app.execute("select relpages from pg_class where relname = 'reports'").fetchall()[0][0]
+        assert any(f"scans its {pages} pages" in said for said in told_of(database, OLD_DECLINES))
+        assert sweep(database, EXPIRED_SESSIONS).affected == 1
+
+
+def test_a_key_that_is_not_enforced_does_nothing(app: App, database: str) -> None:
+    if app.info.server_version < 180000:
+        pytest.skip("this server enforces every constraint")
+    app.execute("create table reports (decline_id uuid references after_hours_declines on delete cascade not enforced)")
+    rows.decline(app, NOW - 8 * DAY)
+    assert not any("reports" in said for said in told_of(database, OLD_DECLINES))
+    assert sweep(database, OLD_DECLINES).affected == 1
+
+
+def test_names_of_no_encoding_are_told_and_keep_only_the_rule_whose_own_they_are_from_running(server_url: str) -> None:
+    with database_in_sql_ascii(server_url) as url:
+        with connected(url) as app:
+            app.execute("set client_encoding = 'UTF8'")
+            create_tables(app)
+            planted = plant(app, 20, NOW)
+            app.execute("reset client_encoding")
+            app.execute(b'create table "caf\xe9" (id uuid constraint "cl\xe9" references after_hours_declines)')
+            app.execute(b'alter table device_fingerprints add "\xe9t\xe9" int')
+        assert any(r'"caf\xe9" (cl\xe9, on delete no action) refers' in said for said in told_of(url, OLD_DECLINES))
+        results = sweep_all(url)
+    refused = results.pop("orphaned_fingerprints")
+    assert refused.status is Status.REFUSED
+    assert "public.device_fingerprints" in (refused.error or "")
+    assert "encoding is SQL_ASCII" in (refused.error or "")
+    assert {name: result.affected for name, result in results.items()} == {name: planted.due[name] for name in results}
 
 
 def test_a_table_of_a_healthy_schema_has_nothing_refused(guarded_database: str) -> None:
