@@ -5,10 +5,16 @@ command line follow from it. Another table stands in a rule only as a `Reference
 safe way to judge an orphan.
 """
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, NamedTuple
+
+
+def one_line(text: str) -> str:
+    """The text with control characters and line ends escaped: names in a database may hold them."""
+    return "".join(f"\\x{ord(char):02x}" if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char for char in text)
 
 
 class Table(NamedTuple):
@@ -18,7 +24,7 @@ class Table(NamedTuple):
     schema: str = "public"
 
     def __str__(self) -> str:
-        return f"{self.schema}.{self.name}"
+        return one_line(f"{self.schema}.{self.name}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cleanup_pipeline.cli.begin import beginning, the_database
-from cleanup_pipeline.cli.errors import ExitCode
+from cleanup_pipeline.cli.errors import CannotBeginError, ExitCode
 from cleanup_pipeline.cli.options import Request
 from cleanup_pipeline.cli.output import Stream, Streams
 from cleanup_pipeline.cli.report import document
 from cleanup_pipeline.cli.watch import Watch
 from cleanup_pipeline.postgres import Limits, Session
+from cleanup_pipeline.rules import Close
 from cleanup_pipeline.sweep.catalog import Catalog
-from cleanup_pipeline.sweep.privileges import Privilege, grant_database, grant_schema, grants, needed
+from cleanup_pipeline.sweep.privileges import Privilege, grant_database, grant_function, grant_schema, grants, needed
+
+# PostgreSQL takes these for something else than a role's name, also in quotes.
+_NO_ROLES = ("public", "none", "")
 
 
 @dataclass(frozen=True)
@@ -43,26 +47,32 @@ class Grants:
 def work(request: Request, _: Streams, __: Watch) -> Grants:
     """Look what the tables are like here, partitions included. Raises `CannotBeginError`."""
     role = request.role or ""
+    if role in _NO_ROLES:
+        raise CannotBeginError(
+            f'"{role}" is no role of its own (public is everybody): name the role that the pipeline logs in as.'
+        )
     with (
         beginning(),
         Session(the_database()) as session,
         session.transaction(Limits(statement_s=10.0)) as transaction,
     ):
         catalog = Catalog(transaction)
-        privileges, missing = _needed(request, catalog)
+        privileges, functions, missing = _needed(request, catalog)
         schemas = dict.fromkeys(privilege.table.schema for privilege in privileges)
         return Grants(
             [
                 grant_database(catalog.database(), role),
                 *(grant_schema(schema, role) for schema in schemas),
                 *grants(privileges, role),
+                *(grant_function(function, role) for function in functions),
             ],
             missing,
         )
 
 
-def _needed(request: Request, catalog: Catalog) -> tuple[list[Privilege], list[str]]:
+def _needed(request: Request, catalog: Catalog) -> tuple[list[Privilege], list[str], list[str]]:
     privileges: list[Privilege] = []
+    functions: dict[str, None] = {}
     missing: dict[str, None] = {}
     for rule in request.rules:
         table = catalog.relation(rule.table)
@@ -72,5 +82,8 @@ def _needed(request: Request, catalog: Catalog) -> tuple[list[Privilege], list[s
         elif rule.orphan_of and parent is None:
             missing[str(rule.orphan_of.parent)] = None
         else:
-            privileges += needed(rule, table, catalog.leaves(table), parent)
-    return privileges, list(missing)
+            leaves = catalog.leaves(table)
+            privileges += needed(rule, table, leaves, parent)
+            if isinstance(rule.action, Close):
+                functions |= dict.fromkeys(catalog.functions_barred("public", [leaf.oid for leaf in leaves]))
+    return privileges, list(functions), list(missing)

@@ -1,6 +1,6 @@
 """Questions to the system catalog: what a table is, who may do what with it, and what a write to it would set off."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 
 from cleanup_pipeline.postgres import Transaction
-from cleanup_pipeline.rules import Close, Delete, Reference, Table
+from cleanup_pipeline.rules import Close, Delete, Reference, Table, one_line
 
 if TYPE_CHECKING:
     from cleanup_pipeline.sweep.privileges import Privilege
@@ -590,39 +590,91 @@ class Catalog:
             )
         ]
 
-    def missing(self, privileges: "Iterable[Privilege]") -> "list[Privilege]":
+    def missing(self, privileges: "Sequence[Privilege]") -> "list[Privilege]":
         """Those that this role lacks."""
-        return [privilege for privilege in privileges if not self._holds(privilege)]
+        held = self._rows(
+            """
+            select case when to_lock then has_any_column_privilege(oid::oid, name)
+                        when col = '' then has_table_privilege(oid::oid, name)
+                        else has_column_privilege(oid::oid, col, name) end
+            from unnest({oids}::bigint[], {names}::text[], {columns}::text[], {locks}::bool[])
+                 with ordinality as privilege (oid, name, col, to_lock, place)
+            order by place
+            """,
+            oids=[privilege.oid for privilege in privileges],
+            names=[privilege.name for privilege in privileges],
+            columns=[privilege.column or "" for privilege in privileges],  # array_nulls may be off
+            locks=[privilege.to_lock for privilege in privileges],
+        )
+        return [privilege for privilege, (holds,) in zip(privileges, held, strict=True) if not holds]
 
-    def _holds(self, privilege: "Privilege") -> bool:
-        if privilege.to_lock:
-            query = "select has_any_column_privilege({oid}::oid, {name})"
-        elif privilege.column is None:
-            query = "select has_table_privilege({oid}::oid, {name})"
-        else:
-            query = "select has_column_privilege({oid}::oid, {column}, {name})"
-        ((held,),) = self._rows(query, oid=privilege.oid, name=privilege.name, column=privilege.column)
-        return bool(held)
+    def missing_schemas(self, schemas: Iterable[str]) -> list[str]:
+        """Those that this role may not use."""
+        return [
+            schema
+            for (schema,) in self._rows(
+                "select name from unnest({names}::text[]) as name where not has_schema_privilege(name, 'USAGE')",
+                names=list(dict.fromkeys(schemas)),
+            )
+        ]
 
-    def may_make_temporary_tables(self) -> bool:
-        """Whether this role may."""
-        ((may,),) = self._rows("select has_database_privilege(current_database(), 'TEMP')")
-        return bool(may)
+    def functions_barred(self, role: str, oids: list[int]) -> list[str]:
+        """The functions that checks, indexes and generated columns of these tables call and `role` may not execute."""
+        return [
+            function
+            for (function,) in self._rows(
+                """
+                select distinct format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
+                from (
+                    select 'pg_constraint'::regclass, oid from pg_constraint
+                    where contype = 'c' and conrelid = any({oids}::bigint[]::oid[])
+                    union all
+                    select 'pg_class'::regclass, indexrelid from pg_index where indrelid = any({oids}::bigint[]::oid[])
+                    union all
+                    select 'pg_attrdef'::regclass, d.oid
+                    from pg_attrdef d
+                    join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum and a.attgenerated <> ''
+                    where d.adrelid = any({oids}::bigint[]::oid[])
+                    union all
+                    select 'pg_class'::regclass, oid::oid from unnest({oids}::bigint[]) as oid
+                ) as caller (class, oid)
+                join pg_depend d on d.classid = caller.class and d.objid = caller.oid
+                                and d.refclassid = 'pg_proc'::regclass
+                join pg_proc p on p.oid = d.refobjid
+                join pg_namespace n on n.oid = p.pronamespace
+                where not has_function_privilege({role}, p.oid, 'EXECUTE')
+                order by 1
+                """,
+                role=role,
+                oids=oids,
+            )
+        ]
+
+    def event_triggers(self) -> list[str]:
+        """The enabled event triggers that fire where a table is made, a temporary one too."""
+        return [
+            _readable(name)
+            for (name,) in self._rows(
+                f"""
+                select {_bytes("evtname")} from pg_event_trigger
+                where evtenabled in ('O', 'A') and evtevent in ('ddl_command_start', 'ddl_command_end')
+                  and (evttags is null or 'CREATE TABLE' = any(evttags))
+                order by evtname
+                """  # noqa: S608 -- a name as bytes
+            )
+        ]
+
+    def identity(self) -> tuple[str, str, bool]:
+        """The role that we are, the database, and whether we may make temporary tables in it."""
+        ((role, database, may),) = self._rows(
+            "select current_user::text, current_database(), has_database_privilege(current_database(), 'TEMP')"
+        )
+        return role, database, may
 
     def database(self) -> str:
         """The database's name."""
-        ((database,),) = self._rows("select current_database()")
-        return str(database)
-
-    def may_use_schema(self, schema: str) -> bool:
-        """Whether this role may."""
-        ((may,),) = self._rows("select has_schema_privilege({schema}, 'USAGE')", schema=schema)
-        return bool(may)
-
-    def role(self) -> str:
-        """The name of the role that we are."""
-        ((role,),) = self._rows("select current_user::text")
-        return str(role)
+        _, database, _ = self.identity()
+        return database
 
     def hides_rows(self, oids: list[int]) -> list[str]:
         """The relations of which row-level security may hide rows from this role."""
@@ -658,4 +710,4 @@ def _bytes(name: str) -> str:
 
 
 def _readable(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
+    return one_line(name.decode("utf-8", "backslashreplace"))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cleanup_pipeline.postgres import CleanupError
+from cleanup_pipeline.rules import one_line
 
 
 class RefusedError(CleanupError):
@@ -20,11 +21,15 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that preflight has to say: what was found, and what to do about it."""
+    """One thing that preflight has to say: what was found, and what to do about it; each on one line."""
 
     severity: Severity
     what: str
     do: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "what", one_line(self.what))
+        object.__setattr__(self, "do", one_line(self.do))
 
     def __str__(self) -> str:
         return f"{self.what} {self.do}".strip()

@@ -15,7 +15,7 @@ from cleanup_pipeline.rules import Close, Delete, Reference, Rule, Table
 from cleanup_pipeline.sweep.blast_radius import blast_radius, reached_by_deleting, triggers_fired
 from cleanup_pipeline.sweep.catalog import KINDS, Catalog, ForeignKey, Leaf, Relation, Trigger
 from cleanup_pipeline.sweep.finding import Finding, RefusedError, Severity
-from cleanup_pipeline.sweep.privileges import grant_database, grant_schema, grants, needed
+from cleanup_pipeline.sweep.privileges import grant_database, grant_function, grant_schema, grants, needed, quoted
 from cleanup_pipeline.sweep.statements import Statements
 from cleanup_pipeline.sweep.target import Target
 from cleanup_pipeline.sweep.trial import try_out
@@ -110,6 +110,11 @@ def _look_into(session: Session, rule: Rule, report: Report) -> None:
         report.findings += _partition_key(catalog, rule, family)
         guard = catalog.guard(rule.orphan_of, table, parent) if rule.orphan_of and parent else None
         report.findings += _guard(rule, guard)
+        parent_is_indexed = bool(rule.orphan_of and parent and catalog.is_indexed(parent, rule.orphan_of.key))
+        if guard is None:
+            report.findings += _event_triggers(catalog)
+            if rule.orphan_of and parent and not parent_is_indexed:
+                report.findings += [_parent_without_an_index(rule, rule.orphan_of)]
         unindexed = _unindexed_keys(keys, family)
         report.findings += _advice(catalog, rule, family, leaves, keys)
         report.findings += _standbys(catalog)
@@ -121,7 +126,7 @@ def _look_into(session: Session, rule: Rule, report: Report) -> None:
             age_may_be_null=bool(rule.age)
             and all(table.columns[c].nullable for c in (rule.age.columns if rule.age else ()) if c in table.columns),
             reference_type=table.columns[rule.orphan_of.column].type if rule.orphan_of else None,
-            parent_is_indexed=bool(rule.orphan_of and parent and catalog.is_indexed(parent, rule.orphan_of.key)),
+            parent_is_indexed=parent_is_indexed,
             guard=guard[0] if guard else None,
             family=tuple(family),
             parent=parent.oid if parent else None,
@@ -232,19 +237,32 @@ def _reference(reference: Reference, name: Table, table: Relation, parent: Relat
 def _privileges(
     catalog: Catalog, rule: Rule, table: Relation, leaves: tuple[Leaf, ...], parent: Relation | None
 ) -> Iterator[Finding]:
-    role, database = catalog.role(), catalog.database()
+    role, database, may_make_temporary_tables = catalog.identity()
     tables = [leaf.table for leaf in leaves] + ([parent.table] if parent else [])
-    for schema in dict.fromkeys(table.schema for table in tables):
-        if not catalog.may_use_schema(schema):
-            yield _refusal(f"The role {role} may not use the schema {schema}.", grant_schema(schema, role))
+    for schema in catalog.missing_schemas(table.schema for table in tables):
+        yield _refusal(f"The role {role} may not use the schema {schema}.", grant_schema(schema, role))
     missing = catalog.missing(needed(rule, table, leaves, parent))
     if missing:
         lacks = [f"{p.name}{f' ({p.column})' if p.column else ''} on {p.table}" for p in missing]
         yield _refusal(f"The role {role} lacks {', '.join(lacks)}.", " ".join(grants(missing, role)))
-    if not catalog.may_make_temporary_tables():
+    if not may_make_temporary_tables:
         yield _refusal(
             f"The role {role} may not make temporary tables in {database}, which hold what was judged.",
             grant_database(database, role),
+        )
+    if isinstance(rule.action, Close):
+        for function in catalog.functions_barred(role, [leaf.oid for leaf in leaves]):
+            yield _refusal(
+                f"The role {role} may not execute {function}, which a check, an index or a generated column of "
+                f"{rule.table} calls on every such write.",
+                grant_function(function, role),
+            )
+
+
+def _event_triggers(catalog: Catalog) -> Iterator[Finding]:
+    for name in catalog.event_triggers():
+        yield Finding(
+            Severity.NOTE, f"The event trigger {name} fires on the sweep's temporary table, and may forbid to make it."
         )
 
 
@@ -293,6 +311,16 @@ def _guard(rule: Rule, guard: tuple[str, str] | None) -> Iterator[Finding]:
     yield Finding(Severity.NOTE, what)
 
 
+def _parent_without_an_index(rule: Rule, reference: Reference) -> Finding:
+    return Finding(
+        Severity.WARNING,
+        f"No valid index of all rows begins with {reference.key} of {reference.parent}: {rule.table} can't be judged "
+        "slice by slice, and is judged as a whole.",
+        f"create unique index concurrently on {quoted(reference.parent.schema, reference.parent.name)} "
+        f"({quoted(reference.key)});",
+    )
+
+
 def _unindexed_keys(keys: list[ForeignKey], family: list[int]) -> list[ForeignKey]:
     """One for each table that is scanned; where partitions are swept, a key of its own points at each of them."""
     found = (key for key in keys if key.parent in family and key.child_holds_rows and key.enforced and not key.indexed)
@@ -333,7 +361,11 @@ def _advice(
         )
     dead, live = catalog.dead_rows(oids)
     if dead > max(_MANY_DEAD_ROWS, live * _LARGE_DEAD_SHARE):
-        yield Finding(Severity.NOTE, f"{dead:,} dead rows have piled up in {rule.table}.", f"vacuum {rule.table};")
+        yield Finding(
+            Severity.NOTE,
+            f"{dead:,} dead rows have piled up in {rule.table}.",
+            f"vacuum {quoted(rule.table.schema, rule.table.name)};",
+        )
     number, since, hidden = catalog.long_transactions(_LONG_TRANSACTION_MINUTES)
     if number:
         yield Finding(
@@ -354,9 +386,9 @@ def _advice(
 
 def _standbys(catalog: Catalog) -> Iterator[Finding]:
     if hidden := catalog.standbys().hidden:
-        role = catalog.role()
+        role, *_ = catalog.identity()
         yield Finding(
             Severity.NOTE,
             f"How far {hidden:,} standbys are behind can't be seen by {role}: the sweep will not wait for them.",
-            f"grant pg_monitor to {role}; would show it, and also what others' queries are.",
+            f"grant pg_monitor to {quoted(role)}; would show it, and also what others' queries are.",
         )

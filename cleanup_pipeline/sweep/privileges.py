@@ -4,13 +4,28 @@ The method needs more than it shows: `ctid` is a column with a privilege of its 
 column even where rows are only deleted, and what was judged is kept in a temporary table.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
 
-from cleanup_pipeline.rules import Delete, Rule, Table
+from cleanup_pipeline.rules import Delete, Rule, Table, one_line
 from cleanup_pipeline.sweep.catalog import Leaf, Relation
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
+# PostgreSQL's words that name no column or role unless they are quoted.
+_RESERVED = frozenset(
+    """
+    all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation
+    column concurrently constraint create cross current_catalog current_date current_role current_schema current_time
+    current_timestamp current_user default deferrable desc distinct do else end except false fetch for foreign freeze
+    from full grant group having ilike in initially inner intersect into is isnull join lateral leading left like limit
+    localtime localtimestamp natural not notnull null offset on only or order outer overlaps placing primary references
+    returning right select session_user similar some symmetric system_user table tablesample then to trailing true union
+    unique user using variadic verbose when where window with
+    """.split()  # noqa: SIM905 -- a hundred words
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +76,37 @@ def grants(privileges: Iterable[Privilege], role: str) -> list[str]:
             columns.append(privilege.column)
     return [
         f"grant {', '.join(_clause(name, columns) for name, columns in named.items())} "
-        f"on {_quoted(table.schema, table.name)} to {_quoted(role)};"
+        f"on {quoted(table.schema, table.name)} to {quoted(role)};"
         for table, named in by_table.items()
     ]
 
 
 def grant_schema(schema: str, role: str) -> str:
     """The statement that lets `role` use a schema."""
-    return f"grant usage on schema {_quoted(schema)} to {_quoted(role)};"
+    return f"grant usage on schema {quoted(schema)} to {quoted(role)};"
 
 
 def grant_database(database: str, role: str) -> str:
     """The statement that lets `role` connect, and make temporary tables."""
-    return f"grant connect, temporary on database {_quoted(database)} to {_quoted(role)};"
+    return f"grant connect, temporary on database {quoted(database)} to {quoted(role)};"
+
+
+def grant_function(function: str, role: str) -> str:
+    """The statement that lets `role` execute a function (its name and arguments, quoted)."""
+    return f"grant execute on function {function} to {quoted(role)};"
 
 
 def _clause(name: str, columns: list[str]) -> str:
-    return name.lower() + (f" ({', '.join(_quoted(column) for column in columns)})" if columns else "")
+    return name.lower() + (f" ({', '.join(quoted(column) for column in columns)})" if columns else "")
 
 
-def _quoted(*names: str) -> str:
-    """Quoted only where that is needed, as a person would write it."""
-    return ".".join(
-        name if name.isidentifier() and name.islower() and name.isascii() else sql.Identifier(name).as_string()
-        for name in names
-    )
+def quoted(*names: str) -> str:
+    """A name, or one with its schema before it, quoted only where needed, and on one line."""
+    return ".".join(name if _PLAIN.fullmatch(name) and name not in _RESERVED else _in_quotes(name) for name in names)
+
+
+def _in_quotes(name: str) -> str:
+    if name == one_line(name):
+        return sql.Identifier(name).as_string()
+    escaped = name.replace("\\", "\\\\").replace('"', '""')
+    return 'U&"' + "".join(char if char == one_line(char) else f"\\{ord(char):04x}" for char in escaped) + '"'

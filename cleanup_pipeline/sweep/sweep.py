@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from cleanup_pipeline.postgres import CleanupError, Limits, LostConnectionError, Row, Session, Transaction, explain
 from cleanup_pipeline.rules import Rule
@@ -210,8 +210,7 @@ class Sweep:
         self._judges = True
 
         def gather(transaction: Transaction) -> Row:
-            transaction.run(DROP_CANDIDATES)
-            transaction.run(statements.make_candidates())
+            _make_candidates(transaction, statements)
             transaction.run(statements.gather(leaf, due))
             transaction.run(ANALYZE_CANDIDATES)
             return transaction.one(LAST_CANDIDATE)
@@ -296,8 +295,7 @@ class Sweep:
         self._judges = True
 
         def make(transaction: Transaction) -> None:
-            transaction.run(DROP_CANDIDATES)
-            transaction.run(statements.make_candidates())
+            _make_candidates(transaction, statements)
 
         self._reader.once(make, writes=True)
         self._reader.keep_judged()
@@ -522,6 +520,17 @@ class Sweep:
         except (psycopg.Error, LostConnectionError):
             self._session.held_locks.discard(self.rule.name)
             self._session.close()
+
+
+def _make_candidates(transaction: Transaction, statements: Statements) -> None:
+    try:
+        transaction.run(DROP_CANDIDATES)
+        transaction.run(statements.make_candidates())
+    except errors.RaiseException as error:
+        raise FailedError(
+            "The temporary table of what is due can't be made; an event trigger (pg_event_trigger) may forbid it: "
+            f"{explain(error)}."
+        ) from None
 
 
 def statements_for(target: Target, options: Options) -> Statements:

@@ -53,6 +53,17 @@ def test_wrong_usage_is_told_in_two_lines(cli: Cli, arguments: list[str], word: 
     assert_could_not_begin(cli(*arguments), word, "--help")
 
 
+@pytest.mark.parametrize("role", ["public", "none", ""])
+def test_grants_are_printed_for_a_role_alone_and_not_for_everybody(cli: Cli, role: str) -> None:
+    assert_could_not_begin(cli("grants", "--role", role), f'"{role}" is no role', "name the role")
+
+
+def test_a_role_that_is_named_like_a_word_of_sql_is_quoted(cli: Cli) -> None:
+    granting = cli("grants", "--role", "current_user")
+    assert granting.code == 0
+    assert all(line.endswith(' to "current_user";') for line in granting.out.splitlines())
+
+
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_an_as_of_in_the_future_of_the_databases_clock_is_refused(cli: Cli, command: str) -> None:
     assert_could_not_begin(cli(command, "--json", "--as-of", "2999-01-01T00:00:00Z"), "future")

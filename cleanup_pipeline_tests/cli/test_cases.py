@@ -324,7 +324,8 @@ rules.RULES_ON = rules.RULES
     tables = whole_database(planted)
     done = ended(start(arguments, variables, before))
     assert done.code == 3
-    assert f"{ODD}.{ODD} is a view" in done.rules["old_declines"]["error"]
+    told = ODD.replace("\n", r"\x0a")
+    assert f"{told}.{told} is a view" in done.rules["old_declines"]["error"]
     assert whole_database(planted) == tables
 
 

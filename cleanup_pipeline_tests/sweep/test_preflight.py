@@ -23,9 +23,11 @@ from cleanup_pipeline.rules import (
     Rule,
     Table,
 )
+from cleanup_pipeline.sweep import trial
 from cleanup_pipeline.sweep.finding import Severity
 from cleanup_pipeline.sweep.plan import plan
 from cleanup_pipeline.sweep.preflight import inspect
+from cleanup_pipeline.sweep.privileges import quoted
 from cleanup_pipeline.sweep.result import Result, Status
 from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline_tests.databases import database_in_sql_ascii, name_of
@@ -620,12 +622,84 @@ def test_a_deferred_constraint_is_told_by_its_name(app: App, database: str) -> N
     ],
     ids=["that_serves", "of_other_rows", "without_an_order", "at_all"],
 )
-def test_the_lack_of_an_index_is_told(app: App, database: str, index: str | None, told: str | None) -> None:
+def test_the_lack_of_an_index_is_told_and_what_to_do_where_the_table_is_large(
+    app: App, database: str, index: str | None, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if index:
         app.execute(index.encode())
     found = [said for said in told_of(database, OLD_DECLINES) if "leads to" in said]
     assert (found == []) if told is None else told in found[0]
+    assert not any("create index" in said for said in found)
+    monkeypatch.setattr(trial, "_MANY_PAGES", 0)
+    found = [said for said in told_of(database, OLD_DECLINES) if "leads to" in said]
     assert all("create index concurrently on public.after_hours_declines (created_at);" in said for said in found)
+
+
+def test_the_lack_of_an_index_is_told_once_for_all_partitions(
+    app: App, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition(app, "after_hours_declines", "id")
+    app.execute("create index on after_hours_declines_0 (created_at)")
+    monkeypatch.setattr(trial, "_MANY_PAGES", 0)
+    (found,) = [said for said in told_of(database, OLD_DECLINES) if "leads to" in said]
+    assert "public.after_hours_declines in 2 of its 3 partitions" in found
+    assert "on each of the partitions, then create index on public.after_hours_declines (created_at);" in found
+
+
+def test_a_parents_key_without_an_index_is_told(app: App, database: str) -> None:
+    for statement in DROP_SESSIONS_KEYS:
+        app.execute(statement.encode())
+    assert not any("begins with id" in said for said in told_of(database, ORPHANED_FINGERPRINTS))
+    app.execute("alter table after_hours_sessions drop constraint after_hours_sessions_pkey")
+    (found,) = [said for said in told_of(database, ORPHANED_FINGERPRINTS) if "begins with id" in said]
+    assert "create unique index concurrently on public.after_hours_sessions (id);" in found
+
+
+def test_an_event_trigger_that_forbids_the_temporary_table_is_told_before_and_after(app: App, database: str) -> None:
+    rows.orphaned_fingerprint(app)
+    rows.fingerprint(app, rows.session(app))
+    app.execute("create function deny() returns event_trigger language plpgsql as 'begin raise exception ''no''; end'")
+    app.execute("create event trigger no_ddl on ddl_command_start when tag in ('CREATE TABLE') execute function deny()")
+    app.execute("create event trigger other on ddl_command_start when tag in ('DROP VIEW') execute function deny()")
+    (found,) = [said for said in told_of(database, ORPHANED_FINGERPRINTS) if "event trigger" in said]
+    assert "no_ddl" in found
+    result = sweep(database, ORPHANED_FINGERPRINTS)
+    assert (result.status, result.affected) == (Status.FAILED, 0)
+    assert "temporary table of what is due can't be made; an event trigger" in (result.error or "")
+    assert "fingerprints" not in (result.error or "")
+
+
+def test_what_is_to_be_typed_is_quoted_and_stays_on_one_line(
+    app: App, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = Table('new\nline "\\ select', "select")
+    app.execute('create schema "select"')
+    app.execute('alter table after_hours_declines set schema "select"')
+    app.execute(sql.SQL('alter table "select".after_hours_declines rename to {}').format(sql.Identifier(odd.name)))
+    app.execute("create table parent (decline_id uuid)")
+    app.execute(
+        sql.SQL("alter table parent add constraint {} foreign key (decline_id) references {}").format(
+            sql.Identifier("a\nkey"), sql.Identifier(odd.schema, odd.name)
+        )
+    )
+    app.execute("create function f() returns trigger language plpgsql as 'begin return old; end'")
+    app.execute(
+        sql.SQL("create trigger {} after delete on {} for each row execute function f()").format(
+            sql.Identifier("a\ntrigger"), sql.Identifier(odd.schema, odd.name)
+        )
+    )
+    monkeypatch.setattr(trial, "_MANY_PAGES", 0)
+    with session_on(database) as session:
+        findings = inspect(session, replace(OLD_DECLINES, table=odd)).findings
+    assert len(findings) >= 4
+    assert not any("\n" in str(finding) for finding in findings)
+    (index,) = [
+        do.removeprefix("If that is too much: ") for do in (finding.do for finding in findings) if "(created_at)" in do
+    ]
+    app.execute(index.encode())
+    with session_on(database) as session:
+        findings = inspect(session, replace(OLD_DECLINES, table=odd)).findings
+    assert not any("No index on created_at" in str(finding) for finding in findings)
 
 
 def test_an_index_that_is_invalid_is_told(app: App, database: str) -> None:
@@ -861,6 +935,35 @@ def test_a_parent_in_a_schema_that_the_role_may_not_use_is_refused_with_the_gran
     assert_refused_to(app, database, cleaner, rule, f"grant usage on schema accounts to {cleaner}")
 
 
+@pytest.mark.parametrize(
+    "calls",
+    [
+        "alter table after_hours_sessions add check (seen(ended_at))",
+        "create index on after_hours_sessions (seen(ended_at))",
+        "create index on after_hours_sessions (id) where seen(ended_at)",
+        "alter table after_hours_sessions add seen bool generated always as (seen(ended_at)) stored",
+    ],
+    ids=["a_check", "an_index", "an_index_of_some_rows", "a_generated_column"],
+)
+@pytest.mark.usefixtures("planted")
+def test_a_function_that_every_write_calls_and_the_role_may_not_is_refused_with_the_grant(
+    app: App, database: str, cleaner: str, calls: str
+) -> None:
+    app.execute("create function seen(timestamptz) returns bool language sql immutable as 'select true'")
+    app.execute("revoke execute on function seen from public")
+    app.execute(calls.encode())
+    grant = f"grant execute on function public.seen(timestamp with time zone) to {cleaner};"
+    assert_refused_to(app, database, cleaner, EXPIRED_SESSIONS, grant)
+    app.execute(grant.encode())
+    assert sweep_as(database, cleaner, EXPIRED_SESSIONS).status is Status.SUCCESS
+
+
+def test_words_of_sql_are_quoted_where_they_are_names(app: App) -> None:
+    words = app.execute("select word from pg_get_keywords() where catcode in ('R', 'T')").fetchall()
+    assert [word for (word,) in words if quoted(word) != f'"{word}"'] == []
+    assert quoted("public", "after_hours_declines") == "public.after_hours_declines"
+
+
 @pytest.mark.usefixtures("planted")
 def test_a_role_without_temporary_tables_is_refused(app: App, database: str, cleaner: str) -> None:
     app.execute(sql.SQL("revoke temporary on database {} from public").format(sql.Identifier(name_of(database))))
@@ -949,6 +1052,7 @@ def test_a_policy_that_comes_during_the_sweep_ends_it(app: App, database: str, c
         app.execute("alter table device_fingerprints enable row level security")
         result = finish(swept, steps)
     assert (result.status, result.affected) == (Status.FAILED, 0)
+    assert "a row-level security policy would hide rows from this role" in (result.error or "")
     assert good.only_here(snapshot(app))["device_fingerprints"] == 0
 
 
@@ -1145,7 +1249,8 @@ def test_tables_with_odd_names_are_swept_like_any_other(app: App, database: str,
 @pytest.mark.parametrize("name", ODD_NAMES)
 @pytest.mark.usefixtures("planted")
 def test_a_missing_table_with_an_odd_name_is_refused_by_that_name(database: str, name: str) -> None:
-    assert_refused(database, replace(OLD_DECLINES, table=Table(name)), f"public.{name} does not exist")
+    told = name.replace("\n", r"\x0a")
+    assert_refused(database, replace(OLD_DECLINES, table=Table(name)), f"public.{told} does not exist")
 
 
 def test_columns_with_odd_names_are_swept_too(app: App, database: str) -> None:
