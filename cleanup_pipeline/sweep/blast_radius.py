@@ -12,7 +12,7 @@ from cleanup_pipeline.sweep.finding import Finding, Severity
 class Change:
     """What is done to rows of a table: they are deleted (`columns` is None), or these of their columns change.
 
-    `by`: a trigger that may change any other column as well, before the row is written.
+    `by`: a trigger that may change any other column as well, but the primary key, before the row is written.
     """
 
     table: int
@@ -23,9 +23,11 @@ class Change:
         """What a foreign key that points at the rows does (pg_constraint's letter); None where nothing."""
         if self.columns is None:
             return key.on_delete
-        certain = not self.columns.isdisjoint(key.key)
+        if not self.columns.isdisjoint(key.key):
+            return key.on_update
+        # A trigger that sets `updated_at` is common, and so is a cascade from the primary key: none changes that key.
         # Where a trigger only may change what is referred to, that a key forbids it is nothing to tell.
-        return key.on_update if certain or (self.by and key.on_update not in "ar") else None
+        return key.on_update if self.by and key.on_update not in "ar" and not key.of_primary else None
 
 
 class Updates:

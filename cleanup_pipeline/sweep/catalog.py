@@ -35,6 +35,7 @@ class Column:
     type: str
     collation: int
     comparable: bool
+    is_domain: bool
     nullable: bool
 
 
@@ -69,8 +70,8 @@ class ForeignKey:
 
     `child_columns` are the child's, and `columns` the same, quoted and separated by commas; `indexed`: a valid index of
     it begins with them; without one each deleted row of the parent scans the child. `child_holds_rows`: it is not
-    partitioned (its partitions have keys of their own, each of them named by one as well). One that is not `enforced`
-    does nothing.
+    partitioned (its partitions have keys of their own, each of them named by one as well). `of_primary`: it points at
+    the parent's primary key. One that is not `enforced` does nothing.
     """
 
     oid: int
@@ -86,6 +87,7 @@ class ForeignKey:
     columns: str
     child_holds_rows: bool
     indexed: bool
+    of_primary: bool
     enforced: bool
 
 
@@ -161,7 +163,7 @@ class Catalog:
                              and castmethod = 'b' and castcontext = 'i'
                        ))
                    ),
-                   not a.attnotnull
+                   declared.typbasetype <> 0, not a.attnotnull
             from pg_attribute a
             join pg_type declared on declared.oid = a.atttypid
             join pg_type t on t.oid = coalesce(nullif(declared.typbasetype, 0), declared.oid)
@@ -479,6 +481,7 @@ class Catalog:
                              -- An int2vector counts from 0; the order of the columns does not matter.
                              and (i.indkey::int2[])[0:cardinality(c.conkey) - 1] @> c.conkey
                        ),
+                       exists (select from pg_index where indexrelid = c.conindid and indisprimary),
                        {self._enforced}
                 from pg_constraint c
                 where c.contype = 'f' and c.confrelid in (select oid from reached)

@@ -203,7 +203,7 @@ def _columns(rule: Rule, table: Relation) -> Iterator[Finding]:
             yield _refusal(f"The table {table.table} has no column {name} ({type_} was expected).")
         elif found.type != type_:
             yield _refusal(f"The column {table.table}.{name} is {found.type}; {type_} was expected.")
-        elif not found.built_in:
+        elif found.is_domain:
             yield _refusal(
                 f"The column {table.table}.{name} is of a domain over {type_}: an operator or function that was made "
                 "for the domain would be used in place of the server's own.",
@@ -375,12 +375,12 @@ def _advice(
             "See pg_stat_activity.",
         )
     if hidden:
-        role = catalog.role()
+        role, *_ = catalog.identity()
         yield Finding(
             Severity.NOTE,
             f"Since when {hidden:,} transactions of others are open is unknown: {role} may not see it. Until they end, "
             "vacuum can't free what is deleted.",
-            f"grant pg_read_all_stats to {role}; would show it, and also what others' queries are.",
+            f"grant pg_read_all_stats to {quoted(role)}; would show it, and also what others' queries are.",
         )
 
 

@@ -520,6 +520,22 @@ def test_triggers_are_told_by_their_names(app: App, database: str) -> None:
     assert [severity for told, severity in found.items() if "trigger veto" in told] == [Severity.WARNING]
 
 
+def test_a_trigger_that_notes_the_time_of_a_change_blocks_no_start_beside_a_cascade_of_the_primary_key(
+    app: App, database: str
+) -> None:
+    for statement in (
+        "alter table after_hours_matches drop constraint after_hours_matches_session_id_fkey",
+        "alter table after_hours_matches add foreign key (session_id) references after_hours_sessions"
+        " on update cascade",
+        "alter table after_hours_sessions add updated_at timestamptz",
+        "create function touch() returns trigger language plpgsql as 'begin new.updated_at := now(); return new; end'",
+        "create trigger touch before update on after_hours_sessions for each row execute function touch()",
+    ):
+        app.execute(statement.encode())
+    with session_on(database) as session:
+        assert inspect(session, EXPIRED_SESSIONS).refusals == []
+
+
 def test_a_column_generated_from_others_is_not_taken_for_changed(app: App, database: str) -> None:
     app.execute(
         "alter table after_hours_sessions add near int generated always as (latitude::int) stored,"
