@@ -207,8 +207,9 @@ def _signal_of_report(record: EventLogRecord, run: RunRecord | None, now: dateti
     metadata = materialization.metadata if materialization else {}
     told = metadata.get(FINISHED_AT)
     finished = reported if told is None else _time_of_metadata(told)
-    if finished is None or finished > now + CLOCK_SKEW:
-        fault = "can't be understood: ISO 8601 with a zone is" if finished is None else "is in the future"
+    # What is said of a day that has not begun opens nothing on that day either.
+    if finished is None or finished > now + CLOCK_SKEW or utc_day(finished) > utc_day(reported + CLOCK_SKEW):
+        fault = "can't be understood: ISO 8601 with a zone is" if finished is None else "is later than the report itself"
         when = clock(reported, utc_day(now))
         said = one_line(f"a report of {when} does not count, its {FINISHED_AT} {fault}")
         return Signal(source="materialization", state="unknown", detail=said)
@@ -220,7 +221,8 @@ def _signal_of_report(record: EventLogRecord, run: RunRecord | None, now: dateti
         source="materialization",
         state="succeeded",
         at=finished,
-        day=attempt_day(scheduled, started, finished),
+        # It is of no later day than that of its end, whatever it was scheduled for.
+        day=min(attempt_day(scheduled, started, finished), utc_day(finished)),
         started=started,
         echo_of="bullmq" if _is_recorded(metadata) else None,
     )
@@ -237,7 +239,7 @@ def _signal_of_recorded_failure(record: EventLogRecord) -> Signal | None:
         source="materialization",
         state="failed",
         at=failed,
-        day=attempt_day(_time_of_metadata(metadata.get(SCHEDULED_FOR)), started, failed),
+        day=min(attempt_day(_time_of_metadata(metadata.get(SCHEDULED_FOR)), started, failed), utc_day(failed)),
         started=started,
         detail=one_line(str(metadata[REASON].value)) or None if REASON in metadata else None,
         echo_of="bullmq",

@@ -251,6 +251,16 @@ def test_a_report_from_the_future_opens_nothing(instance: DagsterInstance, ahead
     assert [signal.state for signal in of_reports(instance)] == [state]
 
 
+def test_a_report_of_a_day_to_come_opens_nothing_on_that_day_either(instance: DagsterInstance) -> None:
+    tomorrow = today("03:30") + timedelta(days=1)
+    report(instance, finished_at=tomorrow.isoformat())
+    report(instance, finished_at=FINISHED.isoformat(), scheduled_for=tomorrow.isoformat())
+    report(instance, finished_at=FINISHED.isoformat(), started_at=tomorrow.isoformat())
+
+    heard = MessageCleanupReports(instance).signals(tomorrow + timedelta(minutes=30))
+    assert {(signal.state, signal.day) for signal in heard} == {("unknown", None), ("succeeded", TODAY)}
+
+
 def test_a_report_under_another_key_is_not_seen(instance: DagsterInstance) -> None:
     @asset(name="chat_service__message_cleanup")
     def other() -> None: ...
