@@ -132,8 +132,8 @@ def _ended(
         source="bullmq",
         state=state,
         at=finished,
-        # It started when it finished at the latest.
-        day=attempt_day(job.scheduled, started or finished, finished),
+        # It started when it finished at the latest, and when it was made at the earliest.
+        day=attempt_day(job.scheduled, started or (finished if job.scheduled else job.made), finished),
         started=started,
         detail=detail or None,
         attempt=job.id,

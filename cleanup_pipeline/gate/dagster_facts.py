@@ -209,7 +209,7 @@ def _signal_of_report(record: EventLogRecord, run: RunRecord | None, now: dateti
     finished = reported if told is None else _time_of_metadata(told)
     # What is said of a day that has not begun opens nothing on that day either.
     if finished is None or finished > now + CLOCK_SKEW or utc_day(finished) > utc_day(reported + CLOCK_SKEW):
-        fault = "can't be understood: ISO 8601 with a zone is" if finished is None else "is later than the report itself"
+        fault = "is later than the report itself" if finished else "can't be understood: ISO 8601 with a zone is"
         when = clock(reported, utc_day(now))
         said = one_line(f"a report of {when} does not count, its {FINISHED_AT} {fault}")
         return Signal(source="materialization", state="unknown", detail=said)

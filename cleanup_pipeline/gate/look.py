@@ -29,8 +29,13 @@ def look_and_listen(
         runs = day_runs(instance, utc_day(now))
     except Exception as error:
         # Dagster tries for 10 seconds before it gives up: once is enough.
-        unreachable = [Signal(source=source.source, state="unreachable", detail=describe(error)) for source in sources]
-        return undecided(now, f"Dagster's storage can't be read: {describe(error)}.", unreachable), ()
+        untold = [
+            Signal(source=source.source, state="unknown", detail="not asked")
+            if source.source == "bullmq"
+            else Signal(source=source.source, state="unreachable", detail=describe(error))
+            for source in sources
+        ]
+        return undecided(now, f"Dagster's storage can't be read: {describe(error)}.", untold), ()
     heard = listen(sources, now)
     return decide(now, heard, runs, settings), heard
 

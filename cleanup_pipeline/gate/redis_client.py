@@ -112,11 +112,12 @@ class _Server:
                 clustered = True
             except redis.exceptions.ClusterCrossSlotError:
                 if clustered:
-                    raise RedisUnavailable(
-                        f"{self._place} is a cluster: MESSAGE_CLEANUP_REDIS_PREFIX must be in braces, such as {{bull}}"
-                    ) from None
+                    break
                 clustered = True
-        raise RedisUnavailable(f"{self._place}: the cluster sends us from node to node")
+        raise RedisUnavailable(
+            f"{self._place} is a cluster, where no node has all of the queue: MESSAGE_CLEANUP_REDIS_PREFIX must be in "
+            "braces, such as {bull}"
+        )
 
     def _transact(self, commands: Sequence[Command], *, tolerant: bool = False) -> list[Any]:
         import redis
@@ -214,7 +215,7 @@ def _reason(error: Exception, *, is_socket: bool) -> str:
     """Say in a few words what went wrong."""
     import redis.exceptions as errors
 
-    said = one_line(str(error))
+    said = one_line(re.sub(r"^Command # \d+ \(.*?\) of pipeline caused error: ", "", str(error)))
     for cause in _causes(error):
         if isinstance(cause, FileNotFoundError) and not is_socket:
             return "a file that the URL names in one of its ssl options is missing"

@@ -13,8 +13,17 @@ CLOCK_SKEW = timedelta(minutes=5)
 """How far the clock of whoever tells of an attempt may be ahead of ours."""
 
 _LONGEST_LINE = 200
-_NAMED_SECRET = re.compile(
-    r"""((?:pass(?:word|wd|phrase)?|pwd|secret|token)["']?\s*[=:]\s*)("[^"]*"|'[^']*'|\S+)""", re.IGNORECASE
+# What stands behind the name of a secret, to the line's end; and behind `Bearer`.
+_SECRETS = (
+    (
+        re.compile(
+            r"""((?:pass(?:word|wd|phrase)?|pwd|pw|secret|token|credentials?|[_-]key|apikey|authorization)"""
+            r"""["']?\s*(?:=>|[=:]|(?=["']))\s*).*""",
+            re.IGNORECASE,
+        ),
+        r"\1…",
+    ),
+    (re.compile(r"\b(bearer|basic)\s+\S+", re.IGNORECASE), r"\1 …"),
 )
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _STILL_TO_COME = datetime.max.replace(tzinfo=UTC)
@@ -125,7 +134,10 @@ def one_line(text: str) -> str:
     """
     first = next((line for line in text.splitlines() if line.strip()), "")
     visible = "".join(character for character in first if character.isprintable()).strip()
-    return _NAMED_SECRET.sub(r"\1…", _without_credentials(visible))[:_LONGEST_LINE]
+    masked = " ".join(_without_login(word) for word in _without_credentials(visible).split(" "))
+    for pattern, instead in _SECRETS:
+        masked = pattern.sub(instead, masked)
+    return masked[:_LONGEST_LINE]
 
 
 def _without_credentials(line: str) -> str:
@@ -133,6 +145,13 @@ def _without_credentials(line: str) -> str:
     before, scheme_ends, rest = line.partition("://")
     _, credentials_end, place = rest.rpartition("@")
     return f"{before}://…@{place}" if scheme_ends and credentials_end else line
+
+
+def _without_login(word: str) -> str:
+    """Leave out a name and password that stand before an `@` without a scheme."""
+    _, colon, rest = word.partition(":")
+    _, credentials_end, place = rest.rpartition("@")
+    return f"…@{place}" if colon and credentials_end and not rest.startswith("//") else word
 
 
 def describe(error: Exception) -> str:

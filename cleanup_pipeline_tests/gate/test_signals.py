@@ -82,8 +82,15 @@ def test_an_error_without_words_is_told_by_its_kind() -> None:
         ("connect postgres://u:sec?r#et@db/app failed", "connect postgres://…@db/app failed"),
         ("connect postgres://u:sec ret@db/app failed", "connect postgres://…@db/app failed"),
         ("redis://cache refused, postgres://u:secret@db too", "redis://…@db too"),
-        ("no route for host=db password=secret dbname=app", "no route for host=db password=… dbname=app"),
-        ('refused {"dbPassword": "sec ret", "port": 1}', 'refused {"dbPassword": …, "port": 1}'),
+        ("no route for host=db password=secret dbname=app", "no route for host=db password=…"),
+        ('refused {"dbPassword": "sec ret", "port": 1}', 'refused {"dbPassword": …'),
+        ("login failed: pass = two words", "login failed: pass = …"),
+        ("password 'secret' rejected", "password …"),
+        ("{'password' => 'secret'}", "{'password' => …"),
+        ("AWS_SECRET_ACCESS_KEY=abc api_key=def", "AWS_SECRET_ACCESS_KEY=…"),
+        ("Authorization: Bearer abc", "Authorization: …"),
+        ("sent bearer abc to it", "sent bearer … to it"),
+        ("postgres:secret@db refused", "…@db refused"),
         ("redis://cache?db=1&password=secret&ssl=no", "redis://cache?db=1&password=…"),
         ("password authentication failed for user app", "password authentication failed for user app"),
         ("https://chat.internal/purge answered 500", "https://chat.internal/purge answered 500"),
@@ -98,7 +105,8 @@ def test_a_password_is_masked_before_the_text_is_cut_however_long_that_is() -> N
 
     assert one_line(f"://u:{'p' * far}@db") == "://…@db"
     assert one_line(f"secret={'p' * far}") == "secret=…"
-    assert len(one_line("://" * far)) == len(one_line("pwd = " * far)) == 200
+    assert one_line("pwd = " * far) == "pwd = …"
+    assert len(one_line("://" * far)) == len(one_line("a:" * far)) == 200
 
 
 def test_free_text_is_cut_to_one_short_line_without_control_characters() -> None:
