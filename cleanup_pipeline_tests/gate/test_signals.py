@@ -101,7 +101,7 @@ def test_a_password_in_free_text_is_masked_however_it_is_written(said: str, told
 
 
 def test_a_password_is_masked_before_the_text_is_cut_however_long_that_is() -> None:
-    far = 10**6
+    far = 10**5
 
     assert one_line(f"://u:{'p' * far}@db") == "://…@db"
     assert one_line(f"secret={'p' * far}") == "secret=…"
