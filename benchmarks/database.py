@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import Connection, sql
 
-from cleanup_pipeline.demo.data import plant
+from cleanup_pipeline.demo.data import ROWS, plant, without_indexes
 from cleanup_pipeline.demo.schema import add_foreign_keys, create_tables
 from cleanup_pipeline.demo.server import EmbeddedServer, embedded_server
 
@@ -67,7 +67,7 @@ class Bench:
     admin: App
     as_of: datetime
 
-    def planted(self, name: str, rows: int, *statements: tuple[str, list[object]], compact: bool = False) -> str:
+    def planted(self, name: str, rows: int, *statements: tuple[str, list[object]]) -> str:
         """Make a database to copy from, of `rows` rows a table, changed by `statements`; returns its name."""
         with psycopg.connect(self.server.create_database(name)) as app:
             create_tables(app)
@@ -75,8 +75,7 @@ class Bench:
             for statement, values in statements:
                 app.execute(statement.encode(), values)
         with psycopg.connect(self.server.url(name), autocommit=True) as app:
-            app.execute("vacuum (full, analyze)" if compact else "vacuum analyze")
-            app.execute("vacuum")  # the visibility map, which a full one leaves empty
+            app.execute("vacuum analyze")
         return name
 
     def on_a_copy(self, template: str, work: Callable[[str], T]) -> T:
@@ -97,8 +96,18 @@ class Bench:
         return self.planted("busy", rows, (_ORPHAN_24_PERCENT, [rows]))
 
     def thousand(self, name: str, rows: int) -> str:
-        """1,000 sessions are due."""
-        return self.planted(name, rows, (_NEVER_DUE, []), (_DUE, [2_000]), compact=True)
+        """1,000 of `rows` sessions are due; there is nothing in other tables but users."""
+        with psycopg.connect(self.server.create_database(name)) as app:
+            create_tables(app)
+            with without_indexes(app):
+                for table in ("users", "after_hours_sessions"):
+                    app.execute(ROWS[table].encode(), {"n": rows, "now": self.as_of})
+                app.execute(_NEVER_DUE.encode())
+                app.execute(_DUE.encode(), [2_000])
+        with psycopg.connect(self.server.url(name), autocommit=True) as app:
+            app.execute("vacuum (full, analyze) after_hours_sessions")
+            app.execute("vacuum after_hours_sessions")  # the visibility map, which a full one leaves empty
+        return name
 
     def all_due(self, name: str, rows: int) -> str:
         """All declines are due and all fingerprints orphaned, `rows` of each; there are no indexes."""

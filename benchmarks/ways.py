@@ -13,7 +13,7 @@ from cleanup_pipeline.sweep.result import Result
 from cleanup_pipeline.sweep.sweep import Options, Sweep
 from cleanup_pipeline.sweep.window import Budget
 
-# What is changed, and where: the big statement has the condition, the loop picks rows by it.
+# What is changed, and which rows: the big statement has the condition, the loop picks rows by it.
 _STATEMENTS = {
     EXPIRED_SESSIONS.name: (
         "update after_hours_sessions t set ended_at = expires_at",
@@ -54,7 +54,7 @@ def one_statement(url: str, rule: Rule, as_of: datetime) -> Taken:
 def limit_loop(url: str, rule: Rule, as_of: datetime, give_up_after_s: float) -> Taken | None:
     """1,000 rows at a time, each in a transaction of its own; None where that takes too long to wait for."""
     verb, table, due = _STATEMENTS[rule.name]
-    query = f"{verb} where ctid = any (array(select ctid from {table} t where {due} limit 1000)) and {due}".encode()
+    query = f"{verb} where id in (select id from {table} t where {due} limit 1000)".encode()
     with psycopg.connect(url, autocommit=True) as app:
         began = time.monotonic()
         while app.execute(query, {"as_of": as_of}).rowcount:

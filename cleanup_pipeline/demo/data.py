@@ -186,7 +186,7 @@ def plant(connection: Connection[Any], rows: int, now: datetime | None = None) -
     with connection.transaction():
         connection.execute("set local search_path = public")
         now = now or connection.execute("select now()").fetchall()[0][0]
-        with _without_indexes(connection):
+        with without_indexes(connection):
             for table in TABLES:
                 connection.execute(ROWS[table].encode(), {"n": rows, "now": now})
         for table in TABLES:
@@ -212,7 +212,7 @@ def counts(connection: Connection[Any]) -> Mapping[str, int]:
 
 
 @contextmanager
-def _without_indexes(connection: Connection[Any]) -> Iterator[None]:
+def without_indexes(connection: Connection[Any]) -> Iterator[None]:
     """Take keys and indexes away while the tables are filled, as a restore does: with random keys 70 s and not 190."""
     constraints = connection.execute(CONSTRAINTS, [list(TABLES)]).fetchall()
     indexes = connection.execute(INDEXES, [list(TABLES)]).fetchall()

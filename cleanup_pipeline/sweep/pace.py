@@ -21,7 +21,7 @@ class Pace:
 # What the app feels is the length of a writing transaction. With windows of about 2 ms and a rest of four times that,
 # its p99 stayed at 1.2 to 1.6 of what it is alone; windows of 50 to 200 ms, with whatever rest, made it 5 to 15.
 DEFAULT = Pace("default", window_s=0.0015, slice_s=0.005, rest=4.0, snapshot_s=1.0)
-FULL_SPEED = Pace("full speed", window_s=0.15, slice_s=30.0, rest=0.0, snapshot_s=30.0)
+FULL_SPEED = Pace("full speed", window_s=0.12, slice_s=30.0, rest=0.0, snapshot_s=30.0)
 
 # For plans, which an operator waits for: it only reads, and in short snapshots.
 LOOKING = Pace("looking", window_s=0.0015, slice_s=0.05, rest=1.0, snapshot_s=1.0)
@@ -69,7 +69,9 @@ class Stride:
             self._add(size, seconds)
         self._fit()
         room_s = max(self._target_s - self._fixed_s, self._target_s / 2)
-        self._full = max(1, min(2 * self._full, int(room_s / self._unit_s)))
+        # Behind a step that was too long the next one is to be right, whatever those before have cost.
+        unit_s = min(max(self._unit_s, (seconds - self._fixed_s) / size), 1.5 * self._unit_s)
+        self._full = max(1, min(2 * self._full, int(room_s / unit_s)))
 
     def halve(self) -> None:
         """Learn that a step was too long to end at all."""

@@ -1,5 +1,6 @@
 """The gate under everything that happens to schedulers, in virtual time: see simulation.py and promises.py."""
 
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -28,8 +29,8 @@ from cleanup_pipeline_tests.gate.simulation import (
 )
 
 DAYS = 3
-# Four tests of 85 scripts are 1,020 days.
-SCRIPTS = 85
+# Four tests of so many scripts: 300 days, and with 85, as .ci/run has it, 1,020.
+SCRIPTS = int(os.environ.get("CLEANUP_TEST_SCRIPTS", "25"))
 LONG_SCRIPTS = 2500
 
 
