@@ -7,7 +7,7 @@ from datetime import datetime
 import psycopg
 
 from cleanup_pipeline.postgres import Database, Session
-from cleanup_pipeline.rules import EXPIRED_SESSIONS, OLD_DECLINES, ORPHANED_FINGERPRINTS, Rule
+from cleanup_pipeline.rules import EXPIRED_SESSIONS, OLD_DECLINES, ORPHANED_FINGERPRINTS, RULES, Rule
 from cleanup_pipeline.sweep.pace import FULL_SPEED, Pace
 from cleanup_pipeline.sweep.result import Result
 from cleanup_pipeline.sweep.sweep import Options, Sweep
@@ -83,6 +83,16 @@ def sweep(
     if swept.result.error:
         raise RuntimeError(swept.result.error)
     return swept.result, written
+
+
+def sweep_all(url: str, as_of: datetime) -> dict[str, Result]:
+    """All rules in one session, as a run does it."""
+    with Session(Database.parse(url)) as session:
+        sweeps = {rule.name: Sweep(rule, session, Options(as_of, FULL_SPEED)) for rule in RULES}
+        for swept in sweeps.values():
+            for _ in swept:
+                pass
+    return {name: swept.result for name, swept in sweeps.items()}
 
 
 def seconds(result: Result) -> float:

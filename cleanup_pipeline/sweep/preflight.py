@@ -110,14 +110,16 @@ def _look_into(session: Session, rule: Rule, report: Report) -> None:
         report.findings += _partition_key(catalog, rule, family)
         guard = catalog.guard(rule.orphan_of, table, parent) if rule.orphan_of and parent else None
         report.findings += _guard(rule, guard)
-        parent_is_indexed = bool(rule.orphan_of and parent and catalog.is_indexed(parent, rule.orphan_of.key))
+        parent_is_indexed = bool(
+            rule.orphan_of and parent and (guard or catalog.is_indexed(parent, rule.orphan_of.key))
+        )
         if guard is None:
             report.findings += _event_triggers(catalog)
             if rule.orphan_of and parent and not parent_is_indexed:
                 report.findings += [_parent_without_an_index(rule, rule.orphan_of)]
+            report.findings += _advice(catalog, rule, family, leaves, keys)
+            report.findings += _standbys(catalog)
         unindexed = _unindexed_keys(keys, family)
-        report.findings += _advice(catalog, rule, family, leaves, keys)
-        report.findings += _standbys(catalog)
         report.target = Target(
             rule=rule,
             leaves=leaves,
@@ -140,7 +142,7 @@ def _look_into(session: Session, rule: Rule, report: Report) -> None:
         report.findings += _scans(rule, unindexed, pages)
         if isinstance(rule.action, Delete):
             report.target = replace(report.target, scanned_pages=sum(pages[key.child] for key in unindexed))
-    if not report.refusals:
+    if not report.refusals and guard is None:
         age = rule.age.default if rule.age else None
         report.findings += try_out(session, Statements(report.target, datetime.now(UTC), age))
 

@@ -211,7 +211,7 @@ class Sweep:
 
         def gather(transaction: Transaction) -> Row:
             _make_candidates(transaction, statements)
-            transaction.run(statements.gather(leaf, due))
+            transaction.change(statements.gather(leaf, due))  # for the witness: it takes a transaction id
             transaction.run(ANALYZE_CANDIDATES)
             return transaction.one(LAST_CANDIDATE)
 
