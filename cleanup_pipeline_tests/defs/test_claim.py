@@ -213,7 +213,10 @@ def session_cleanup() -> None:
     work()
 
 
-def test_a_run_that_is_started_again_inherits_all_tags_and_claims_for_itself(instance: DagsterInstance) -> None:
+def test_a_run_that_is_started_again_inherits_all_tags_and_claims_for_itself(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # runs that are really carried out end by the real clock
     parent = session_cleanup.execute_in_process(instance=instance, tags={tags.DAY: str(TODAY)}).run_id
     instance.add_run_tags(parent, {tags.CLAIM: parent, **tags.outcome_tags(parent, "failed")})
     # As the UI and Dagster's own retries do it: with every tag of the parent.
