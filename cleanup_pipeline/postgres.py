@@ -297,20 +297,21 @@ class Session:
     @property
     def connection(self) -> _Connection:
         """The open connection; opened where there is none yet. Raises `UnreachableError`."""
-        if self._connection is None:
-            self._open()
-        assert self._connection is not None  # noqa: S101 -- for the type checker: _open has set it or raised
-        return self._connection
+        return self._connection or self._open()
+
+    def connect(self) -> None:
+        """Connect, unless that is done. Raises `UnreachableError`."""
+        _ = self.connection
 
     @property
     def alive(self) -> bool:
         """Whether the connection is open and not known to be broken."""
         return self._connection is not None and not self._connection.closed
 
-    def _open(self) -> None:
+    def _open(self) -> _Connection:
         connection = self.database.open(self.application_name)
         try:
-            found = connection.execute(
+            (found,) = connection.execute(
                 """
                 select pg_catalog.current_setting('server_version_num')::int,
                        pg_catalog.pg_backend_pid(),
@@ -318,13 +319,12 @@ class Session:
                        pg_catalog.current_setting('synchronous_commit'),
                        extract(epoch from pg_catalog.current_setting('deadlock_timeout')::interval)::double precision
                 """
-            ).fetchone()
+            ).fetchall()
         except psycopg.Error as error:
             connection.close()
             raise UnreachableError(
                 f"The database {self.database} broke the connection off: {explain(error)}."
             ) from None
-        assert found is not None  # noqa: S101 -- a select without FROM has one row
         self.server_version, backend_pid, self._search_path, synchronous, self.deadlock_timeout_s = found
         # A pooler gives its clients a process id of its own making.
         self.pooled = backend_pid != connection.info.backend_pid
@@ -335,6 +335,7 @@ class Session:
         self._pins = _pins(self.server_version, self._search_path, waits=synchronous not in ("off", "local"))
         self._connection = connection
         self.generation += 1
+        return connection
 
     def _end_when_idle(self, connection: "psycopg.Connection[Row]") -> None:
         """Have the server end the session, and with it our locks, when the client freezes between transactions."""

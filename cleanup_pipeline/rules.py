@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Literal, NamedTuple
 
 
-def one_line(text: str) -> str:
+def escaped(text: str) -> str:
     """The text with control characters and line ends escaped: names in a database may hold them."""
     return "".join(f"\\x{ord(char):02x}" if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char for char in text)
 
@@ -24,7 +24,7 @@ class Table(NamedTuple):
     schema: str = "public"
 
     def __str__(self) -> str:
-        return one_line(f"{self.schema}.{self.name}")
+        return escaped(f"{self.schema}.{self.name}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import pytest
 from psycopg import Connection, errors, sql
 from psycopg.conninfo import conninfo_to_dict
 
-from cleanup_pipeline.demo.server import DemoUnavailable, embedded_server
+from cleanup_pipeline.demo.server import DemoUnavailableError, embedded_server
 from cleanup_pipeline.postgres import (
     CONNECT_TIMEOUT_S,
     ConfigurationError,
@@ -309,7 +309,7 @@ def guarded_by_password() -> Iterator[str]:
                     admin.execute("select pg_reload_conf()")
                     wait_for_password(server.url())
                 yield server.url()
-        except DemoUnavailable as unavailable:
+        except DemoUnavailableError as unavailable:
             pytest.skip(str(unavailable))
 
 

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from cleanup_pipeline.alerts.memory import Memory
-from cleanup_pipeline.alerts.webhook import NotAcknowledged, post
+from cleanup_pipeline.alerts.webhook import NotAcknowledgedError, post
 
 WITHIN_S = 3.0
 """For all that one tick tells."""
@@ -29,7 +29,7 @@ def tell(memory: Memory, webhook_url: str | None) -> Told:
         try:
             if webhook_url:
                 post(webhook_url, text, event_id, left_s)
-        except NotAcknowledged as error:
+        except NotAcknowledgedError as error:
             told.troubles.append(str(error))
             if error.final:
                 break

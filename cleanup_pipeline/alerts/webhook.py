@@ -20,7 +20,7 @@ from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Opene
 EVENT_ID_HEADER = "Idempotency-Key"
 
 
-class NotAcknowledged(Exception):  # noqa: N818 - it may be by its next time
+class NotAcknowledgedError(Exception):
     """The webhook did not say 2xx; the message says what happened, without its address.
 
     `final` where asking it for something else would come to the same.
@@ -32,13 +32,13 @@ class NotAcknowledged(Exception):  # noqa: N818 - it may be by its next time
 
 
 def post(url: str, text: str, event_id: str, within_s: float) -> None:
-    """Post `{"text": …}`, the event's id as a header, and wait for a 2xx. Raises `NotAcknowledged`.
+    """Post `{"text": …}`, the event's id as a header, and wait for a 2xx. Raises `NotAcknowledgedError`.
 
     It takes no longer than `within_s`, name resolution and a body that drips included: what takes longer is left to a
     thread, whose connection is shut.
     """
     connections: list[http.client.HTTPConnection] = []
-    outcome: list[NotAcknowledged | None] = []
+    outcome: list[NotAcknowledgedError | None] = []
     thread = threading.Thread(
         target=lambda: outcome.append(_posted(url, text, event_id, within_s, connections)), name="alert", daemon=True
     )
@@ -47,16 +47,16 @@ def post(url: str, text: str, event_id: str, within_s: float) -> None:
     if not outcome:
         for connection in connections:
             _shut(connection)
-        raise NotAcknowledged(f"the webhook did not answer within {within_s:.1f} s", final=True)
+        raise NotAcknowledgedError(f"the webhook did not answer within {within_s:.1f} s", final=True)
     if outcome[0] is not None:
         raise outcome[0]
 
 
 def _posted(
     url: str, text: str, event_id: str, within_s: float, connections: list[http.client.HTTPConnection]
-) -> NotAcknowledged | None:
+) -> NotAcknowledgedError | None:
     if not _is_http(url):
-        return NotAcknowledged("the webhook's address is no http or https URL", final=True)
+        return NotAcknowledgedError("the webhook's address is no http or https URL", final=True)
     request = Request(  # noqa: S310 -- http or https, see above
         url,
         json.dumps({"text": text}).encode(),
@@ -68,9 +68,9 @@ def _posted(
     except HTTPError as error:
         error.close()
         redirects = ", which is not followed: give its final address" if 300 <= error.code < 400 else ""
-        return NotAcknowledged(f"the webhook answered {error.code}{redirects}", final=False)
+        return NotAcknowledgedError(f"the webhook answered {error.code}{redirects}", final=False)
     except Exception as error:
-        return NotAcknowledged(_why(error), final=True)
+        return NotAcknowledgedError(_why(error), final=True)
 
 
 def _is_http(url: str) -> bool:

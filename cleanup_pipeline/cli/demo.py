@@ -35,13 +35,13 @@ def demo(rows: int) -> None:
     """
     import tempfile
 
-    from cleanup_pipeline.demo.server import DemoUnavailable, embedded_server
+    from cleanup_pipeline.demo.server import DemoUnavailableError, embedded_server
 
     try:
         interrupts.raise_them()
         with embedded_server(durable=False) as server, tempfile.TemporaryDirectory(prefix="cleanup-") as folder:
             sys.exit(_show(server, Path(folder), rows))
-    except DemoUnavailable as unavailable:
+    except DemoUnavailableError as unavailable:
         click.echo(f"The demo can't start: {unavailable}.", err=True)
         sys.exit(2)
     except KeyboardInterrupt:

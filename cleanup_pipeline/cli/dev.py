@@ -26,7 +26,7 @@ def dev(host: str, port: int) -> None:
     import tempfile
 
     from cleanup_pipeline.cli.home import make_home
-    from cleanup_pipeline.demo.server import DemoUnavailable
+    from cleanup_pipeline.demo.server import DemoUnavailableError
 
     try:
         interrupts.raise_them()
@@ -36,7 +36,7 @@ def dev(host: str, port: int) -> None:
             _serve_what_is_missing(stack)
             os.environ.setdefault("DAGSTER_HOME", str(home))
             sys.exit(_run_dagster(workspace, host, port))
-    except DemoUnavailable as unavailable:
+    except DemoUnavailableError as unavailable:
         missing = " and ".join(name for name in _VARIABLES if not os.environ.get(name))
         click.echo(f"{missing} not set, and {unavailable}.", err=True)
         sys.exit(2)

@@ -13,7 +13,7 @@ from cleanup_pipeline.cli.output import Stream, Streams
 from cleanup_pipeline.cli.report import document
 from cleanup_pipeline.cli.watch import Watch
 from cleanup_pipeline.gate.old_job import QUEUE, old_jobs
-from cleanup_pipeline.gate.redis_client import RedisUnavailable
+from cleanup_pipeline.gate.redis_client import RedisUnavailableError
 from cleanup_pipeline.gate.settings import Settings
 from cleanup_pipeline.gate.signals import one_line
 from cleanup_pipeline.postgres import CleanupError, Session, explain
@@ -102,7 +102,7 @@ def work(request: Request, _: Streams, __: Watch) -> Diagnosis:
     """Examine every selected rule. Raises `CannotBeginError`."""
     with beginning():
         session = Session(the_database())
-        session.connection  # noqa: B018 -- to see whether there is one
+        session.connect()
     settings = Settings.from_environment(os.environ)
     malformed = [Finding(Severity.WARNING, f"{fault}.") for fault in settings.faults]
     with session:
@@ -126,7 +126,7 @@ def _look_for_the_old_job(settings: Settings) -> list[Finding]:
         return []
     try:
         found = old_jobs(settings.redis_url, settings.redis_prefix)
-    except RedisUnavailable as error:
+    except RedisUnavailableError as error:
         return [Finding(Severity.WARNING, f"Whether the old job still lives in Redis can't be told: {error}.")]
     return [
         Finding(

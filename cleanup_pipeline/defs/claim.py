@@ -11,7 +11,7 @@ from cleanup_pipeline.gate.dagster_facts import day_runs
 from cleanup_pipeline.gate.runs import DayRun
 
 
-class Superseded(Exception):  # noqa: N818 - not an error: another run does the day's work, or has done it
+class SupersededError(Exception):
     """The day is another run's: this one is to touch nothing."""
 
     def __init__(self, day: date, winner_run_id: str | None, reason: str) -> None:
@@ -27,7 +27,7 @@ def lock_name(day: date) -> str:
 
 
 def claim_day(instance: DagsterInstance, run_id: str, day: date, try_lock: Callable[[str], bool]) -> None:
-    """Claim the day for the run, or raise `Superseded`. Claiming again is no harm.
+    """Claim the day for the run, or raise `SupersededError`. Claiming again is no harm.
 
     `try_lock` takes the lock of that name at once, to be held until the run has worked, or returns False. The lock is
     taken first and the tag is written last, so that of two runs that claim at one instant, one finds either the lock or
@@ -41,13 +41,13 @@ def claim_day(instance: DagsterInstance, run_id: str, day: date, try_lock: Calla
     now = clock.utc_now()
     winner = next((run for run in others if run.good or (run.claimed and run.is_on(now))), None)
     if not locked:
-        raise Superseded(day, winner.run_id if winner else None, "another run holds the day's lock")
+        raise SupersededError(day, winner.run_id if winner else None, "another run holds the day's lock")
     if winner:
         done = "has done the day's work" if winner.good else "claimed the day and has not ended"
-        raise Superseded(day, winner.run_id, f"run {winner.run_id} {done}")
+        raise SupersededError(day, winner.run_id, f"run {winner.run_id} {done}")
     started = next((run.created for run in runs if run.run_id == run_id), now)
     if failed := next((run for run in others if _was_no_good_after(run, started, now)), None):
-        raise Superseded(day, None, f"run {failed.run_id} was no good after this one had been started")
+        raise SupersededError(day, None, f"run {failed.run_id} was no good after this one had been started")
     instance.add_run_tags(run_id, {tags.CLAIM: run_id, **_inherited_outcome_reset(instance, run_id)})
 
 

@@ -25,7 +25,7 @@ from dagster import (
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from cleanup_pipeline.defs.checks import Circumstances, results_of
-from cleanup_pipeline.defs.claim import Superseded
+from cleanup_pipeline.defs.claim import SupersededError
 from cleanup_pipeline.defs.nights import clean_at
 from cleanup_pipeline.defs.resources import CleanupRun, Observer, PostgresResource
 from cleanup_pipeline.defs.story import observed_metadata
@@ -61,7 +61,7 @@ def carry_out(
     work = _Work(rule, age, context, postgres, cleanup_run, observer)
     try:
         result = work.watched()
-    except Superseded as superseded:
+    except SupersededError as superseded:
         context.log.warning(f"{superseded} Nothing was touched.")
         context.instance.add_run_tags(context.run.run_id, tags.outcome_tags(context.run.run_id, "superseded"))
         raise _canceled(context) from None
@@ -153,7 +153,7 @@ class _Work:
         return Result(self._rule.name, Status.FAILED, self._latest.affected if self._latest else 0, error=why)
 
     def watched(self) -> Result:
-        """Do the work, and stop it when somebody asks for that. Raises `Superseded`."""
+        """Do the work, and stop it when somebody asks for that. Raises `SupersededError`."""
         with ThreadPoolExecutor(1, thread_name_prefix=self._rule.name) as executor:
             self._future = future = executor.submit(self._sweep)
             while True:

@@ -123,7 +123,7 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
         """Connect, fix `as_of` and claim the day, where that is not done yet; returns the run's one session.
 
         Raises `ConfigurationError`, `UnreachableError`, `RefusedError` where the fuse is lifted without a reason, and
-        `Superseded` where the day is another run's.
+        `SupersededError` where the day is another run's.
         """
         if self._session is None:
             self._session = postgres.session(f"{APPLICATION_NAME} {run.run_id}")
@@ -149,7 +149,8 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
 
     def options(self, age: timedelta | None) -> Options:
         """How one rule is to be carried out; `age` replaces the rule's own."""
-        assert self._as_of is not None  # noqa: S101 -- begin() comes first
+        if self._as_of is None:
+            raise RuntimeError("a rule is carried out before begin()")
         pace = (
             FULL_SPEED
             if self.full_speed

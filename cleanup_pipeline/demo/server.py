@@ -31,7 +31,7 @@ LONGEST_SOCKET_PATH = 100  # what macOS allows (103 bytes), and a little less
 NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
 
-class DemoUnavailable(RuntimeError):  # noqa: N818 - a state of things, not a fault
+class DemoUnavailableError(RuntimeError):
     """The embedded PostgreSQL can't be had here; the message says why, and what to do."""
 
 
@@ -65,7 +65,8 @@ def embedded_server(data_dir: Path | None = None, *, durable: bool = True) -> It
     is removed afterwards. Not `durable`, the server doesn't wait for the disk: faster, and lost if the machine crashes.
     PostgreSQL refuses to run as root: started by root, it runs as `nobody`, whom the folders above it then let pass.
 
-    Raises `DemoUnavailable` where the package is missing, another process has `data_dir`, or the server won't start.
+    Raises `DemoUnavailableError` where the package is missing, another process has `data_dir`, or the server won't
+    start.
     """
     programs = _programs()
     with ExitStack() as stack:
@@ -103,7 +104,7 @@ class _Account:
         try:
             return cls(pwd.getpwnam("nobody"))
         except KeyError:
-            raise DemoUnavailable(
+            raise DemoUnavailableError(
                 "PostgreSQL does not run as root, and this system has no user `nobody` to run it as: be another user"
             ) from None
 
@@ -137,7 +138,7 @@ def _programs() -> Path:
                 for path in programs.parent.rglob("*"):
                     _allow(path, 0o005 if path.stat().st_mode & 0o100 else 0o004)
             return programs
-    raise DemoUnavailable("the embedded PostgreSQL is not installed: pip install 'cleanup-pipeline[demo]'")
+    raise DemoUnavailableError("the embedded PostgreSQL is not installed: pip install 'cleanup-pipeline[demo]'")
 
 
 def _allow(path: Path, bits: int) -> None:
@@ -170,7 +171,9 @@ def _only_one_server(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DemoUnavailable(f"another process runs the PostgreSQL server in {folder}: stop it first") from None
+            raise DemoUnavailableError(
+                f"another process runs the PostgreSQL server in {folder}: stop it first"
+            ) from None
         yield
 
 
@@ -199,7 +202,7 @@ def _run(account: _Account, program: Path, *arguments: str) -> None:
         [program, *arguments], check=False, capture_output=True, text=True, **account.process()
     )
     if done.returncode:
-        raise DemoUnavailable(f"{program.name} failed: {done.stderr.strip()}")
+        raise DemoUnavailableError(f"{program.name} failed: {done.stderr.strip()}")
 
 
 @contextmanager
@@ -231,7 +234,7 @@ def _wait_until_ready(server: EmbeddedServer, process: subprocess.Popen[bytes], 
     while _ping(server) != pq.Ping.OK:
         if process.poll() is not None or time.monotonic() > deadline:
             last_lines = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-            raise DemoUnavailable(f"the embedded PostgreSQL did not start:\n{last_lines}")
+            raise DemoUnavailableError(f"the embedded PostgreSQL did not start:\n{last_lines}")
         time.sleep(0.02)
 
 

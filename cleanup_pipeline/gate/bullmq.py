@@ -15,7 +15,7 @@ from typing import Literal
 
 from cleanup_pipeline.gate.day import at, utc_day
 from cleanup_pipeline.gate.queue import FINISHED, Event, Job, Queue, due, instant, key_prefix, read
-from cleanup_pipeline.gate.redis_client import RedisUnavailable, Transact, ask
+from cleanup_pipeline.gate.redis_client import RedisUnavailableError, Transact, ask
 from cleanup_pipeline.gate.signals import CLOCK_SKEW, Signal, attempt_day, one_line
 
 URL_VARIABLE = "MESSAGE_CLEANUP_REDIS_URL"
@@ -45,7 +45,7 @@ class MessageCleanupJobs:
 
         try:
             queue = ask(self.url, questions, URL_VARIABLE)
-        except RedisUnavailable as unavailable:
+        except RedisUnavailableError as unavailable:
             return [Signal(source="bullmq", state="unreachable", detail=str(unavailable))]
         found = list(_signals(queue, now))
         return [*found, *_unseen(queue, found, now)]

@@ -63,7 +63,7 @@ class OldJob:
 
 
 def old_jobs(url: str, prefix: str | None) -> Sequence[OldJob]:
-    """Return what still plans the old job, and what is planned without that. Raises `RedisUnavailable`."""
+    """Return what still plans the old job, and what is planned without that. Raises `RedisUnavailableError`."""
 
     def questions(transact: Transact, *, clustered: bool) -> list[OldJob]:
         keys = key_prefix(prefix, QUEUE, clustered=clustered)

@@ -26,7 +26,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class RedisUnavailable(Exception):  # noqa: N818 -- a state of the world, as its name says
+class RedisUnavailableError(Exception):
     """A look at Redis came to nothing. Its text says where and why, for a person, and holds no password."""
 
 
@@ -47,10 +47,10 @@ class Questions(Protocol[T_co]):
 def ask(url: str, questions: Questions[T], variable: str) -> T:
     """Ask the server at `url` (the value of `variable`) and return what the questions make of it.
 
-    Raises `RedisUnavailable` for whatever goes wrong, `LONGEST_LOOK_S` after the start at the latest.
+    Raises `RedisUnavailableError` for whatever goes wrong, `LONGEST_LOOK_S` after the start at the latest.
     """
     if find_spec("redis") is None:
-        raise RedisUnavailable(
+        raise RedisUnavailableError(
             f"{variable} is set and the Python package redis is missing: pip install 'cleanup-pipeline[bullmq]'"
         )
     server = _Server(url, variable)
@@ -66,7 +66,7 @@ class _Server:
             self._pools = [self._pool()]
         except Exception:
             # What it says may be a part of the password.
-            raise RedisUnavailable(
+            raise RedisUnavailableError(
                 f"{variable} can't be understood: it is redis://, rediss:// or unix:// with user:password@host:port/db "
                 f"and options that the Python package redis knows; percent-encode special characters in the password"
             ) from None
@@ -90,9 +90,9 @@ class _Server:
         # Also ends the thread, where it still waits for the server.
         self._disconnect()
         if not in_time:
-            raise RedisUnavailable(f"{self._place}: no answer within {LONGEST_LOOK_S:g} s")
+            raise RedisUnavailableError(f"{self._place}: no answer within {LONGEST_LOOK_S:g} s")
         if errors:
-            raise RedisUnavailable(self._told(errors[0])) from None
+            raise RedisUnavailableError(self._told(errors[0])) from None
         return answers[0]
 
     def _ask(self, questions: Questions[T]) -> T:
@@ -114,7 +114,7 @@ class _Server:
                 if clustered:
                     break
                 clustered = True
-        raise RedisUnavailable(
+        raise RedisUnavailableError(
             f"{self._place} is a cluster, where no node has all of the queue: MESSAGE_CLEANUP_REDIS_PREFIX must be in "
             "braces, such as {bull}"
         )
@@ -154,7 +154,7 @@ class _Server:
         return f"{self._settings.get('host', 'localhost')}:{self._settings.get('port', 6379)}"
 
     def _told(self, error: Exception) -> str:
-        if isinstance(error, RedisUnavailable):
+        if isinstance(error, RedisUnavailableError):
             return str(error)
         reason = self._forbidden(error) or _reason(error, is_socket="path" in self._settings)
         return f"{self._place}: {self._without_password(reason)}"

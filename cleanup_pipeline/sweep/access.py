@@ -11,7 +11,7 @@ from typing import Any
 from psycopg import errors, sql
 
 from cleanup_pipeline.postgres import Limits, Transaction
-from cleanup_pipeline.rules import one_line
+from cleanup_pipeline.rules import escaped
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.reader import Reader
 from cleanup_pipeline.sweep.statements import Statements
@@ -66,5 +66,5 @@ def index_that_leads(transaction: Transaction, statements: Statements, leaf: Lea
 def _index_of(plan: dict[str, Any]) -> str | None:
     """The index that a plan follows, in order; None where it sorts or scans."""
     if plan["Node Type"] in ("Index Scan", "Index Only Scan"):
-        return one_line(str(plan["Index Name"]))
+        return escaped(str(plan["Index Name"]))
     return _index_of(plan["Plans"][0]) if plan["Node Type"] == "Limit" else None

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
 from psycopg import sql
 
 from cleanup_pipeline.postgres import Transaction
-from cleanup_pipeline.rules import Close, Delete, Reference, Table, one_line
+from cleanup_pipeline.rules import Close, Delete, Reference, Table, escaped
 
 if TYPE_CHECKING:
     from cleanup_pipeline.sweep.privileges import Privilege
@@ -116,8 +116,11 @@ class Catalog:
         self._transaction = transaction
 
     def _rows(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
-        literals = {name: sql.Literal(value) for name, value in values.items()}
-        return self._transaction.rows(sql.SQL(query).format(**literals))
+        """Run a query with `values` in its places: as literals, or as the SQL that they are."""
+        parts = {
+            name: value if isinstance(value, sql.Composable) else sql.Literal(value) for name, value in values.items()
+        }
+        return self._transaction.rows(sql.SQL(query).format(**parts))
 
     def server(self) -> tuple[bool, bool, str, datetime]:
         """Whether it is a standby, whether transactions are read-only, the replication role, and its clock."""
@@ -380,11 +383,11 @@ class Catalog:
         Its name, and what it does on delete (pg_constraint's letter).
         """
         found = self._rows(
-            f"""
+            """
             with recursive c as (
                 select * from pg_constraint
-                where contype = 'f' and conrelid = {{table}}::oid and confrelid = {{parent}}::oid
-                  and conkey = array[{{column}}]::int2[] and confkey = array[{{key}}]::int2[]
+                where contype = 'f' and conrelid = {table}::oid and confrelid = {parent}::oid
+                  and conkey = array[{column}]::int2[] and confkey = array[{key}]::int2[]
             ), family (root, oid) as (
                 select oid, oid from c
                 union all
@@ -392,7 +395,7 @@ class Catalog:
             )
             select c.conname, c.confdeltype::text
             from c
-            where c.convalidated and {self._enforced}
+            where c.convalidated and {enforced}
               and not exists (
                   select from pg_trigger t
                   join family f on f.oid = t.tgconstraint
@@ -400,7 +403,8 @@ class Catalog:
               )
             order by c.conname
             limit 1
-            """,  # noqa: S608 -- a column of the catalog that older servers lack
+            """,
+            enforced=self._enforced,
             table=table.oid,
             parent=parent.oid,
             column=table.columns[reference.column].number,
@@ -409,13 +413,13 @@ class Catalog:
         return found[0] if found else None
 
     @cached_property
-    def _enforced(self) -> str:
+    def _enforced(self) -> sql.SQL:
         """Whether a constraint `c` is enforced, in SQL: servers before 18 enforce each."""
         ((found,),) = self._rows(
             "select exists (select from pg_attribute where attrelid = 'pg_catalog.pg_constraint'::regclass"
             " and attname = 'conenforced')"
         )
-        return "c.conenforced" if found else "true"
+        return sql.SQL("c.conenforced" if found else "true")
 
     def family(self, oids: list[int]) -> set[int]:
         """The tables, and the partitioned tables above them: a foreign key to either points at their rows."""
@@ -453,19 +457,19 @@ class Catalog:
                 *rest,
             )
             for oid, name, child, called, parent, key, delete, update, late, columns, names, *rest in self._rows(
-                f"""
+                """
                 with recursive reached (oid) as (
-                    select oid::oid from unnest({{oids}}::bigint[]) as oid
+                    select oid::oid from unnest({oids}::bigint[]) as oid
                     union
                     select c.conrelid
                     from pg_constraint c
                     join reached r on r.oid = c.confrelid
                     where c.contype = 'f' and (c.confdeltype in ('c', 'n', 'd') or c.confupdtype in ('c', 'n', 'd'))
                 )
-                select c.oid::bigint, {_bytes("c.conname")}, c.conrelid::bigint,
-                       {_bytes("c.conrelid::regclass::text")}, c.confrelid::bigint,
+                select c.oid::bigint, {name}, c.conrelid::bigint,
+                       {child}, c.confrelid::bigint,
                        c.confkey, c.confdeltype::text, c.confupdtype::text, c.condeferred, c.conkey,
-                       (select {_bytes("string_agg(quote_ident(a.attname), ', ' order by k.place)")}
+                       (select {columns}
                         from unnest(c.conkey) with ordinality as k (number, place)
                         join pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.number),
                        (select relkind <> 'p' from pg_class where pg_class.oid = c.conrelid),
@@ -482,11 +486,15 @@ class Catalog:
                              and (i.indkey::int2[])[0:cardinality(c.conkey) - 1] @> c.conkey
                        ),
                        exists (select from pg_index where indexrelid = c.conindid and indisprimary),
-                       {self._enforced}
+                       {enforced}
                 from pg_constraint c
                 where c.contype = 'f' and c.confrelid in (select oid from reached)
                 order by c.conrelid::regclass::text, c.conname
-                """,  # noqa: S608 -- a column of the catalog that older servers lack
+                """,
+                name=_bytes("c.conname"),
+                child=_bytes("c.conrelid::regclass::text"),
+                columns=_bytes("string_agg(quote_ident(a.attname), ', ' order by k.place)"),
+                enforced=self._enforced,
                 oids=oids,
             )
         ]
@@ -511,13 +519,14 @@ class Catalog:
         return [
             Trigger(table, _readable(name), may_veto, frozenset(columns))
             for table, name, may_veto, columns in self._rows(
-                f"""
-                select tgrelid::bigint, {_bytes("tgname")}, tgtype & 3 = 3, tgattr::int2[]
+                """
+                select tgrelid::bigint, {name}, tgtype & 3 = 3, tgattr::int2[]
                 from pg_trigger
-                where tgrelid = any({{oids}}::bigint[]::oid[]) and not tgisinternal and tgenabled in ('O', 'A')
-                  and tgtype & {{event}} <> 0
+                where tgrelid = any({oids}::bigint[]::oid[]) and not tgisinternal and tgenabled in ('O', 'A')
+                  and tgtype & {event} <> 0
                 order by tgname
-                """,  # noqa: S608 -- a name as bytes
+                """,
+                name=_bytes("tgname"),
                 oids=oids,
                 event=8 if deleting else 16,
             )
@@ -658,12 +667,13 @@ class Catalog:
         return [
             _readable(name)
             for (name,) in self._rows(
-                f"""
-                select {_bytes("evtname")} from pg_event_trigger
+                """
+                select {name} from pg_event_trigger
                 where evtenabled in ('O', 'A') and evtevent in ('ddl_command_start', 'ddl_command_end')
                   and (evttags is null or 'CREATE TABLE' = any(evttags))
                 order by evtname
-                """  # noqa: S608 -- a name as bytes
+                """,
+                name=_bytes("evtname"),
             )
         ]
 
@@ -707,10 +717,12 @@ class Catalog:
         ]
 
 
-def _bytes(name: str) -> str:
+def _bytes(name: LiteralString) -> sql.Composed:
     """A name as bytes, in SQL: names of whatever table may stand there, and of no encoding if the database has none."""
-    return f"convert_to({name}, case getdatabaseencoding() when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end)"
+    return sql.SQL(
+        "convert_to({}, case getdatabaseencoding() when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end)"
+    ).format(sql.SQL(name))
 
 
 def _readable(name: bytes) -> str:
-    return one_line(name.decode("utf-8", "backslashreplace"))
+    return escaped(name.decode("utf-8", "backslashreplace"))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cleanup_pipeline.postgres import CleanupError
-from cleanup_pipeline.rules import one_line
+from cleanup_pipeline.rules import escaped
 
 
 class RefusedError(CleanupError):
@@ -28,8 +28,8 @@ class Finding:
     do: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "what", one_line(self.what))
-        object.__setattr__(self, "do", one_line(self.do))
+        object.__setattr__(self, "what", escaped(self.what))
+        object.__setattr__(self, "do", escaped(self.do))
 
     def __str__(self) -> str:
         return f"{self.what} {self.do}".strip()

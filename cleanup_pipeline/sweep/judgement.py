@@ -62,11 +62,10 @@ def lacks_parents(transaction: Transaction, statements: Statements, leaf: Leaf, 
         transaction, statements.reference_exists(leaf, blocks)
     ):
         return None
-    reference = statements.rule.orphan_of
-    assert reference  # noqa: S101 -- only orphan rules are judged
+    parent = statements.reference.parent
     return (
-        f"{reference.parent} is empty while rows of {leaf.table} refer to it: each of them would be an orphan. "
-        f"Check that {reference.parent} was restored completely."
+        f"{parent} is empty while rows of {leaf.table} refer to it: each of them would be an orphan. "
+        f"Check that {parent} was restored completely."
     )
 
 

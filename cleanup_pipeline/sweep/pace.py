@@ -47,7 +47,7 @@ class Stride:
         self._full = first
         self._steps = 0
         # Running means of the last steps: size, seconds, size * size, size * seconds.
-        self._means: tuple[float, float, float, float] | None = None
+        self._means = (0.0, 0.0, 0.0, 0.0)
 
     @property
     def size(self) -> int:
@@ -57,16 +57,16 @@ class Stride:
 
     def took(self, size: int, seconds: float) -> None:
         """Learn that a step of `size` units took so long."""
-        self._steps += 1
         size = max(size, 1)
         expected_s = self._fixed_s + size * self._unit_s
-        if self._means is None:
+        if self._steps == 0:
             self._begin_with(size, seconds)
         elif seconds > 2 * max(expected_s, self._target_s):
             # One step that was held up by something else is not the cost of its rows.
             self._begin_with(size, min(seconds, self._fixed_s + 4 * size * self._unit_s))
         else:
             self._add(size, seconds)
+        self._steps += 1
         self._fit()
         room_s = max(self._target_s - self._fixed_s, self._target_s / 2)
         # Behind a step that was too long the next one is to be right, whatever those before have cost.
@@ -82,7 +82,6 @@ class Stride:
         self._add(size, seconds, weight=0.5)
 
     def _add(self, size: int, seconds: float, weight: float = 0.15) -> None:
-        assert self._means is not None  # noqa: S101 -- the caller has begun
         step = (float(size), seconds, float(size) ** 2, size * seconds)
         first, second, third, fourth = (
             mean + weight * (value - mean) for mean, value in zip(self._means, step, strict=True)
@@ -90,7 +89,6 @@ class Stride:
         self._means = (first, second, third, fourth)
 
     def _fit(self) -> None:
-        assert self._means is not None  # noqa: S101 -- the caller has begun
         size, seconds, squares, products = self._means
         spread = squares - size**2
         slope = (products - size * seconds) / spread if spread > 0 else 0.0

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from cleanup_pipeline.rules import Delete, Rule, Table, one_line
+from cleanup_pipeline.rules import Delete, Rule, Table, escaped
 from cleanup_pipeline.sweep.catalog import Leaf, Relation
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 # PostgreSQL's words that name no column or role unless they are quoted.
-_RESERVED = frozenset(
-    """
+_RESERVED_WORDS = """
     all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation
     column concurrently constraint create cross current_catalog current_date current_role current_schema current_time
     current_timestamp current_user default deferrable desc distinct do else end except false fetch for foreign freeze
@@ -24,8 +23,8 @@ _RESERVED = frozenset(
     localtime localtimestamp natural not notnull null offset on only or order outer overlaps placing primary references
     returning right select session_user similar some symmetric system_user table tablesample then to trailing true union
     unique user using variadic verbose when where window with
-    """.split()  # noqa: SIM905 -- a hundred words
-)
+"""
+_RESERVED = frozenset(_RESERVED_WORDS.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def quoted(*names: str) -> str:
 
 
 def _in_quotes(name: str) -> str:
-    if name == one_line(name):
+    if name == escaped(name):
         return sql.Identifier(name).as_string()
-    escaped = name.replace("\\", "\\\\").replace('"', '""')
-    return 'U&"' + "".join(char if char == one_line(char) else f"\\{ord(char):04x}" for char in escaped) + '"'
+    doubled = name.replace("\\", "\\\\").replace('"', '""')
+    return 'U&"' + "".join(char if char == escaped(char) else f"\\{ord(char):04x}" for char in doubled) + '"'

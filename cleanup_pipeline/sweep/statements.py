@@ -14,7 +14,7 @@ from typing import ClassVar
 from psycopg import sql
 
 from cleanup_pipeline.postgres import Parameters
-from cleanup_pipeline.rules import OVERDUE_AFTER, Close, Table
+from cleanup_pipeline.rules import OVERDUE_AFTER, Close, Reference, Table
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.target import Target
 
@@ -133,9 +133,15 @@ class Statements:
         return columns[0] if len(columns) == 1 else sql.SQL("greatest({})").format(sql.SQL(", ").join(columns))
 
     @property
+    def reference(self) -> Reference:
+        """What the rows refer to. Asked of orphan rules only."""
+        if self.rule.orphan_of is None:
+            raise ValueError(f"{self.rule.name} is no orphan rule")
+        return self.rule.orphan_of
+
+    @property
     def _reference(self) -> sql.Composed:
-        assert self.rule.orphan_of  # noqa: S101 -- asked of orphan rules only
-        return _column(self.rule.orphan_of.column)
+        return _column(self.reference.column)
 
     @property
     def _reference_bytes(self) -> sql.Composed:
@@ -143,11 +149,9 @@ class Statements:
 
     @property
     def _is_orphan(self) -> sql.Composed:
-        reference = self.rule.orphan_of
-        assert reference  # noqa: S101 -- asked of orphan rules only
         return sql.SQL(
             "not exists (select from {parent} as p where p.{key} operator(pg_catalog.=) {reference})"
-        ).format(parent=identifier(reference.parent), key=sql.Identifier(reference.key), reference=self._reference)
+        ).format(parent=self._parent, key=sql.Identifier(self.reference.key), reference=self._reference)
 
     # Writing.
 
@@ -300,8 +304,7 @@ class Statements:
 
     @property
     def _parent(self) -> sql.Identifier:
-        assert self.rule.orphan_of  # noqa: S101 -- asked of orphan rules only
-        return identifier(self.rule.orphan_of.parent)
+        return identifier(self.reference.parent)
 
     def reference_exists(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
         """Whether any row in `blocks` refers to a parent at all."""

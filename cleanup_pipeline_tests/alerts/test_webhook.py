@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cleanup_pipeline.alerts.webhook import NotAcknowledged, post
+from cleanup_pipeline.alerts.webhook import NotAcknowledgedError, post
 from cleanup_pipeline_tests.alerts.receiver import SECRET, Webhook, webhook
 
 SELF_SIGNED = Path(__file__).parent / "self_signed.pem"
@@ -13,7 +13,7 @@ SELF_SIGNED = Path(__file__).parent / "self_signed.pem"
 
 def refused(url: str, within_s: float = 10.0) -> str:
     """What is told where the webhook does not acknowledge: never its address."""
-    with pytest.raises(NotAcknowledged) as caught:
+    with pytest.raises(NotAcknowledgedError) as caught:
         post(url, "a text", "an event", within_s)
     told = repr(caught.value) + repr(caught.value.__cause__) + repr(caught.value.__context__)
     assert SECRET not in told

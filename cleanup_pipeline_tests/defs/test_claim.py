@@ -12,7 +12,7 @@ import pytest
 from dagster import DagsterInstance, job, op
 from psycopg import Connection
 
-from cleanup_pipeline.defs.claim import Superseded, claim_day, lock_name
+from cleanup_pipeline.defs.claim import SupersededError, claim_day, lock_name
 from cleanup_pipeline.gate import day, tags
 from cleanup_pipeline.gate.dagster_facts import day_runs
 from cleanup_pipeline_tests.gate.storage import TODAY, add_day_run, add_run, end, today
@@ -58,14 +58,14 @@ def test_of_runs_that_claim_at_one_instant_one_works(
     run_ids = [add_day_run(instance, {"start": "11:59"}) for _ in range(RUNS)]
     begin, all_have_tried = threading.Barrier(RUNS), threading.Barrier(RUNS)
 
-    def start(run_id: str) -> str | Superseded:
+    def start(run_id: str) -> str | SupersededError:
         own = DagsterInstance.from_config(str(dagster_home))
         try:
             with session(bare_database) as lock:
                 begin.wait(timeout=60)
                 try:
                     claim_day(own, run_id, TODAY, lock.try_lock)
-                except Superseded as superseded:
+                except SupersededError as superseded:
                     return superseded
                 finally:
                     if round_ % 2:  # in every other round the winner still works when the last one tries
@@ -89,7 +89,7 @@ def test_the_winner_is_told(instance: DagsterInstance, bare_database: str) -> No
 
     with session(bare_database) as winners, session(bare_database) as losers:
         claim_day(instance, winner, TODAY, winners.try_lock)
-        with pytest.raises(Superseded) as caught:
+        with pytest.raises(SupersededError) as caught:
             claim_day(instance, loser, TODAY, losers.try_lock)
 
     assert (caught.value.day, caught.value.winner_run_id) == (TODAY, winner)
@@ -101,7 +101,7 @@ def test_a_lock_without_a_run_that_claimed_supersedes_too(instance: DagsterInsta
 
     with session(bare_database) as somebody, session(bare_database) as ours:
         somebody.try_lock(lock_name(TODAY))
-        with pytest.raises(Superseded) as caught:
+        with pytest.raises(SupersededError) as caught:
             claim_day(instance, run_id, TODAY, ours.try_lock)
 
     assert caught.value.winner_run_id is None
@@ -113,7 +113,7 @@ def test_a_good_run_supersedes_those_that_come_after_it(instance: DagsterInstanc
     end(instance, good, "success", "success", "04:02")
     late = add_day_run(instance, {"start": "11:59"})
 
-    with pytest.raises(Superseded, match="has done the day's work"):
+    with pytest.raises(SupersededError, match="has done the day's work"):
         claim_day(instance, late, TODAY, _free)
 
 
@@ -121,7 +121,7 @@ def test_a_run_that_claimed_and_is_still_on_supersedes_though_its_lock_is_lost(i
     working = add_day_run(instance, {"start": "11:50"}, claimed=True)
     late = add_day_run(instance, {"start": "11:59"})
 
-    with pytest.raises(Superseded, match="claimed the day and has not ended") as caught:
+    with pytest.raises(SupersededError, match="claimed the day and has not ended") as caught:
         claim_day(instance, late, TODAY, _free)
 
     assert caught.value.winner_run_id == working
@@ -153,7 +153,7 @@ def test_after_a_run_that_was_no_good_one_that_was_started_at_the_same_time_leav
     first, second = add_day_run(instance, {"start": "11:58"}, claimed=True), add_day_run(instance)
     end(instance, first, outcome, event, "12:01")
 
-    with pytest.raises(Superseded, match=f"run {first} was no good after this one had been started"):
+    with pytest.raises(SupersededError, match=f"run {first} was no good after this one had been started"):
         claim_day(instance, second, TODAY, _free)
 
 

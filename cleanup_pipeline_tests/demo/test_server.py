@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from cleanup_pipeline.demo import server as module
-from cleanup_pipeline.demo.server import DemoUnavailable, EmbeddedServer, embedded_server
+from cleanup_pipeline.demo.server import DemoUnavailableError, EmbeddedServer, embedded_server
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_the_server_of_a_process_that_was_killed_is_replaced(folder: Path) -> No
 def test_a_folder_has_one_server_at_a_time(folder: Path) -> None:
     with (
         embedded_server(folder, durable=False),
-        pytest.raises(DemoUnavailable, match="another process"),
+        pytest.raises(DemoUnavailableError, match="another process"),
         embedded_server(folder),
     ):
         pass
@@ -145,7 +145,7 @@ def test_variables_that_steer_other_servers_do_not_steer_this_one(monkeypatch: p
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    with pytest.raises(DemoUnavailable, match=r"pip install 'cleanup-pipeline\[demo\]'"), embedded_server():
+    with pytest.raises(DemoUnavailableError, match=r"pip install 'cleanup-pipeline\[demo\]'"), embedded_server():
         pass
 
 
@@ -153,7 +153,7 @@ def test_a_server_that_does_not_start_tells_the_end_of_its_log(folder: Path) -> 
     with embedded_server(folder, durable=False):
         pass
     (folder / "postgres" / "postgresql.conf").write_text("no_such_setting = on\n")
-    with pytest.raises(DemoUnavailable, match="no_such_setting"), embedded_server(folder):
+    with pytest.raises(DemoUnavailableError, match="no_such_setting"), embedded_server(folder):
         pass
 
 

@@ -22,7 +22,7 @@ from dagster import DagsterInstance, RunRequest
 from dagster._core.events import DagsterEvent
 from sqlalchemy import Connection
 
-from cleanup_pipeline.defs.claim import Superseded, claim_day
+from cleanup_pipeline.defs.claim import SupersededError, claim_day
 from cleanup_pipeline.defs.tick import tick
 from cleanup_pipeline.gate import day as clock
 from cleanup_pipeline.gate import tags
@@ -545,7 +545,7 @@ class _World:
         why_not = promises.against_working(run, self.runs, self.wall())
         try:
             claim_day(self.instance, self._ids[run.number], run.day, lambda name: self._try_lock(name, run))
-        except Superseded as superseded:
+        except SupersededError as superseded:
             promises.check_superseded(why_not, run)
             self._say(run, "superseded")
             self._end(run, "canceling", "cancel")

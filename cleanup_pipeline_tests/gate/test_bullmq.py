@@ -419,6 +419,14 @@ def test_odd_data_is_told_and_opens_nothing(
     assert f"BullMQ's completed job {job} does not count" in verdict.clauses[1]
 
 
+def test_a_job_added_by_hand_yesterday_of_which_the_start_is_unknown_is_yesterdays(redis_db: redis.Redis) -> None:
+    made = TODAY_AT_NOON - timedelta(hours=12, minutes=10)
+    fields = {"name": SOUND["name"], "finishedOn": SOUND["finishedOn"], "timestamp": f"{made.timestamp() * 1000:.0f}"}
+    leave(redis_db, "completed", "5", 1795489204123, fields)
+
+    assert not heard(redis_db, TODAY_AT_NOON).done
+
+
 @pytest.mark.parametrize("key", ["completed", "failed", "wait", "active", "delayed", "prioritized", "meta", "events"])
 def test_a_key_of_another_type_is_told_and_opens_nothing(redis_db: redis.Redis, key: str) -> None:
     if key != "completed":

@@ -214,7 +214,10 @@ def test_a_login_that_is_refused_is_told_without_the_password(redis_db: redis.Re
 def test_a_key_that_may_not_be_read_is_told(redis_db: redis.Redis) -> None:
     succeed(redis_db)
     with user(redis_db, "reader", f"on >right {READ_ONLY} %R~bull:other:*") as url:
-        assert "its user may not read the queue" in trouble(f"{url}right")
+        told = trouble(f"{url}right")
+
+    assert "its user may not read the queue" in told
+    assert "pipeline" not in told
 
 
 @pytest.mark.parametrize("command", ["multi", "exec", "xrevrange", "hmget"])
@@ -284,6 +287,16 @@ def test_in_a_cluster_the_prefix_has_braces_and_the_right_node_is_asked(tmp_path
         assert heard(f"redis://127.0.0.1:{at}", now=now).state == "succeeded"
         assert heard(f"redis://127.0.0.1:{at}", "{bull}", now=now).state == "succeeded"
         assert "must be in braces" in trouble(f"redis://127.0.0.1:{owner_at}", "queues")
+
+
+def test_a_prefix_without_braces_is_told_also_where_two_nodes_share_the_queue(tmp_path: Path) -> None:
+    with node_of_cluster(tmp_path / "a") as (one, _, _), node_of_cluster(tmp_path / "b") as (other, at, bus):
+        one.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+        other.execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+        one.execute_command("CLUSTER", "MEET", "127.0.0.1", at, bus)
+        until(lambda: met(one) and met(other), "the nodes know of each other")
+
+        assert "must be in braces" in trouble(f"redis://127.0.0.1:{at}", "queues")
 
 
 @contextmanager

@@ -33,14 +33,9 @@ def session_on(database: str, *, pooled: bool = False) -> Iterator[Session]:
     """A session of ours; `pooled`: as it is behind a pooler."""
     with Session(Database.parse(database)) as session:
         if pooled:
-            connect(session)
+            session.connect()
             session.pooled = True
         yield session
-
-
-def connect(session: Session) -> None:
-    """Connect now: whether a pooler stands before the server is found out then."""
-    assert not session.connection.closed
 
 
 def options(**chosen: Any) -> Options:

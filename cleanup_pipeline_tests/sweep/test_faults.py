@@ -36,7 +36,6 @@ from cleanup_pipeline_tests.sweep import client
 from cleanup_pipeline_tests.sweep.steps import (
     NOW,
     TINY,
-    connect,
     connected,
     few_rows_a_page,
     finish,
@@ -247,7 +246,7 @@ def test_a_transaction_that_a_crashed_server_has_never_heard_of_was_not_committe
 
 def test_a_server_that_restarts_between_two_rules_is_waited_for(crashable: Server) -> None:
     with planted(crashable) as url, session_on(url) as session:
-        connect(session)
+        session.connect()
         session.close()  # as a rule does that finds it broken at its end
         crashable.crash()
         restart = threading.Timer(1.0, crashable.start)

@@ -23,7 +23,7 @@ from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline.sweep.window import Budget
 from cleanup_pipeline_tests.databases import fresh_database
 from cleanup_pipeline_tests.oracle import Tables, expected, snapshot
-from cleanup_pipeline_tests.sweep.steps import LARGE, NOW, TINY, UNRESTED, connect, few_rows_a_page, finish, options
+from cleanup_pipeline_tests.sweep.steps import LARGE, NOW, TINY, UNRESTED, few_rows_a_page, finish, options
 
 App = Connection[Any]
 Rows = list[dict[str, Any]]
@@ -255,7 +255,7 @@ def sweep_and_check(kind: Kind, pace: Pace, limit: int | None, pooled: bool) -> 
     due = {rule: before.only_here(want)[table] for rule, table in RULE_TABLES.items()}
     budget = Budget(rows=limit)
     with Session(Database.parse(kind.url)) as session:
-        connect(session)
+        session.connect()
         session.pooled = pooled
         for rule in RULES:
             planned = plan(rule, session, options(pace=pace))
