@@ -13,7 +13,7 @@ from psycopg import errors, sql
 from cleanup_pipeline.postgres import Limits, Transaction
 from cleanup_pipeline.rules import escaped
 from cleanup_pipeline.sweep.catalog import Leaf
-from cleanup_pipeline.sweep.reader import Reader
+from cleanup_pipeline.sweep.reader import Reader, pages_of
 from cleanup_pipeline.sweep.statements import Statements
 
 # Gathering this many addresses by an index takes about a second at worst.
@@ -36,10 +36,10 @@ class Access:
 
 def choose(reader: Reader, statements: Statements, leaf: Leaf) -> Access:
     """Choose the way to the due rows of `leaf`."""
-    pages = reader.pages(statements, leaf)
-    most = min(pages, MOST_GATHERED)
 
     def look(transaction: Transaction) -> Access:
+        pages = pages_of(leaf, statements, transaction)
+        most = min(pages, MOST_GATHERED)
         index = index_that_leads(transaction, statements, leaf)
         if index is None:
             return Access(None, "block ranges: no index leads to the due rows")

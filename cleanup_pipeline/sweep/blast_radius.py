@@ -1,7 +1,8 @@
 """What a write sets off besides: the columns that change with it, the triggers that fire, the tables it reaches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from cleanup_pipeline.rules import Delete, Rule
 from cleanup_pipeline.sweep.catalog import ACTIONS, Catalog, ForeignKey, Trigger
@@ -31,13 +32,25 @@ class Change:
 
 
 class Updates:
-    """What an update of some columns of these tables changes and sets off on the tables themselves."""
+    """What an update of some columns of these tables changes and sets off on the tables themselves.
 
-    def __init__(self, catalog: Catalog, oids: list[int]) -> None:
-        self._generated = catalog.generated(oids)
-        self._triggers: dict[int, list[Trigger]] = {}
-        for trigger in catalog.triggers(oids, deleting=False):
-            self._triggers.setdefault(trigger.table, []).append(trigger)
+    The catalog is asked when it is first needed.
+    """
+
+    def __init__(self, catalog: Catalog, oids: Iterable[int]) -> None:
+        self._catalog = catalog
+        self._oids = sorted(oids)
+
+    @cached_property
+    def _generated(self) -> dict[int, dict[int, frozenset[int]]]:
+        return self._catalog.generated(self._oids)
+
+    @cached_property
+    def _triggers(self) -> dict[int, list[Trigger]]:
+        triggers: dict[int, list[Trigger]] = {}
+        for trigger in self._catalog.triggers(self._oids, deleting=False):
+            triggers.setdefault(trigger.table, []).append(trigger)
+        return triggers
 
     def change(self, table: int, written: frozenset[int]) -> Change:
         """Which columns change where these are written: generated ones too, and any other by a trigger."""
@@ -57,19 +70,24 @@ class Updates:
         return [trigger for trigger in triggers if not trigger.columns or not trigger.columns.isdisjoint(named)]
 
 
-def triggers_fired(catalog: Catalog, rule: Rule, oids: list[int]) -> list[Trigger]:
+def updates_within(catalog: Catalog, family: list[int], keys: list[ForeignKey]) -> Updates:
+    """What updates of these tables, and of those that refer to them, would set off."""
+    return Updates(catalog, {*family, *(key.child for key in keys if key.enforced)})
+
+
+def triggers_fired(catalog: Catalog, rule: Rule, oids: list[int], updates: Updates) -> list[Trigger]:
     """The app's enabled triggers on these tables that fire on what the rule does."""
     if isinstance(rule.action, Delete):
         return catalog.triggers(oids, deleting=True)
-    updates = Updates(catalog, oids)
     written = catalog.numbers(oids, rule.action.column)
     return [trigger for oid, number in written.items() for trigger in updates.triggers(oid, frozenset({number}))]
 
 
-def blast_radius(catalog: Catalog, rule: Rule, family: list[int], keys: list[ForeignKey]) -> Iterator[Finding]:
+def blast_radius(
+    catalog: Catalog, rule: Rule, family: list[int], keys: list[ForeignKey], updates: Updates
+) -> Iterator[Finding]:
     """Follow what the write sets off, from table to table, by the foreign keys that may be met on the way."""
     keys = [key for key in keys if key.enforced]
-    updates = Updates(catalog, sorted({*family, *(key.child for key in keys)}))
     own = {mine.oid for table in rule.may_touch if (mine := catalog.relation(table))}
     if isinstance(rule.action, Delete):
         changes = [Change(oid) for oid in family]
@@ -116,7 +134,7 @@ def blast_radius(catalog: Catalog, rule: Rule, family: list[int], keys: list[For
                 paths.append((follows, f"{way} ← {name}"))
     for deleting in (True, False):
         reached = sorted({change.table for change in seen if (change.columns is None) is deleting})
-        for rewrite, table in catalog.rewrite_rules(reached, deleting=deleting):
+        for rewrite, table in catalog.rewrite_rules(reached, deleting=deleting) if reached else ():
             yield Finding(
                 Severity.REFUSAL,
                 f"The rewrite rule {rewrite} on {table} changes what the statement does.",

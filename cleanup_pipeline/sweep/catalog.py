@@ -50,6 +50,11 @@ class Relation:
     is_partition: bool
     columns: dict[str, Column]
 
+    @property
+    def stands_alone(self) -> bool:
+        """Whether it has neither partitions nor heirs, and is no partition."""
+        return self.kind == "r" and not (self.has_heirs or self.is_partition)
+
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
@@ -319,9 +324,9 @@ class Catalog:
         """How many dead and live rows the statistics know of."""
         ((dead, live),) = self._rows(
             """
-            select coalesce(sum(n_dead_tup), 0)::bigint, coalesce(sum(n_live_tup), 0)::bigint
-            from pg_stat_user_tables
-            where relid = any({oids}::bigint[]::oid[])
+            select coalesce(sum(pg_stat_get_dead_tuples(oid::oid)), 0)::bigint,
+                   coalesce(sum(pg_stat_get_live_tuples(oid::oid)), 0)::bigint
+            from unnest({oids}::bigint[]) as oid
             """,
             oids=oids,
         )
@@ -339,7 +344,8 @@ class Catalog:
             from (select xact_start,
                          query = '<insufficient privilege>' and coalesce(backend_xid, backend_xmin) is not null
                          and pid not in (select pid from pg_stat_replication)
-                  from pg_stat_activity where pid <> pg_backend_pid()
+                  -- The view itself would also look every session's user and database up.
+                  from pg_stat_get_activity(null) where pid <> pg_backend_pid()
                   union all select prepared, false from pg_prepared_xacts) as transactions (began, hidden)
             """,
             minutes=minutes,

@@ -12,7 +12,7 @@ from psycopg import errors
 
 from cleanup_pipeline.postgres import Limits, Session
 from cleanup_pipeline.rules import Close, Delete, Reference, Rule, Table
-from cleanup_pipeline.sweep.blast_radius import blast_radius, reached_by_deleting, triggers_fired
+from cleanup_pipeline.sweep.blast_radius import blast_radius, reached_by_deleting, triggers_fired, updates_within
 from cleanup_pipeline.sweep.catalog import KINDS, Catalog, ForeignKey, Leaf, Relation, Trigger
 from cleanup_pipeline.sweep.finding import Finding, RefusedError, Severity
 from cleanup_pipeline.sweep.privileges import grant_database, grant_function, grant_schema, grants, needed, quoted
@@ -95,19 +95,22 @@ def _look_into(session: Session, rule: Rule, report: Report) -> None:
         if report.refusals:
             return
         leaves = catalog.leaves(table)
-        family = sorted(catalog.family([leaf.oid for leaf in leaves]) | {table.oid})
-        report.findings += _tables_apart(catalog, table, "can be swept")
-        if parent is not None:
+        family = [table.oid]
+        if not table.stands_alone:
+            family = sorted(catalog.family([leaf.oid for leaf in leaves]) | {table.oid})
+            report.findings += _tables_apart(catalog, table, "can be swept")
+            report.findings += _partition_key(catalog, rule, family)
+        if parent is not None and not parent.stands_alone:
             report.findings += _tables_apart(catalog, parent, "are sure to show all of their rows")
         report.findings += _privileges(catalog, rule, table, leaves, parent)
         report.findings += _row_security(catalog, leaves, parent)
         keys = catalog.foreign_keys(family)
-        report.findings += blast_radius(catalog, rule, family, keys)
-        triggers = triggers_fired(catalog, rule, [leaf.oid for leaf in leaves])
+        updates = updates_within(catalog, family, keys)
+        report.findings += blast_radius(catalog, rule, family, keys, updates)
+        triggers = triggers_fired(catalog, rule, [leaf.oid for leaf in leaves], updates)
         report.findings += _triggers(rule, triggers)
         deferred = catalog.deferred([leaf.oid for leaf in leaves], rule.action)
         report.findings += _deferred(rule, deferred)
-        report.findings += _partition_key(catalog, rule, family)
         guard = catalog.guard(rule.orphan_of, table, parent) if rule.orphan_of and parent else None
         report.findings += _guard(rule, guard)
         parent_is_indexed = bool(

@@ -123,10 +123,7 @@ class Reader:
 
     def pages(self, statements: Statements, leaf: Leaf) -> int:
         """How many blocks `leaf` has now. Raises `FailedError` where it was dropped meanwhile."""
-        (pages,) = self.once(lambda transaction: transaction.one(statements.pages(leaf)))
-        if pages is None:
-            raise FailedError(f"{leaf.table} was dropped meanwhile. Run cleanup-pipeline doctor.")
-        return int(pages)
+        return self.once(lambda transaction: pages_of(leaf, statements, transaction))
 
     def slices(
         self,
@@ -134,10 +131,13 @@ class Reader:
         leaf: Leaf,
         work: Callable[[Transaction, Leaf, Blocks], T],
         *,
+        first: int = 0,
         judged: bool = False,
         at_once: bool = False,
     ) -> Iterator[tuple[float, T]]:
         """Do `work` for one slice of `leaf` after the other, with rests; yields the share done and the outcome.
+
+        It begins with block `first`.
 
         `at_once` begins with the whole table: where a slice costs as much as all of them.
         """
@@ -146,7 +146,6 @@ class Reader:
         at_once = at_once or pace.slice_s >= pace.snapshot_s
         target_s = pace.snapshot_s if at_once else pace.slice_s
         stride = Stride(target_s, first=max(pages, 1) if at_once else _PAGES_AT_FIRST, floor_s=_LEAST_PAGE_S)
-        first = 0
         while first < pages:
             self.check_stop()
             blocks = Blocks(first, min(first + stride.size, pages))
@@ -226,3 +225,11 @@ class Reader:
         if committed is None:
             raise FailedError(f"{lost} Whether that window was committed can't be told; it is not counted.") from None
         return committed
+
+
+def pages_of(leaf: Leaf, statements: Statements, transaction: Transaction) -> int:
+    """How many blocks `leaf` has now. Raises `FailedError` where it was dropped meanwhile."""
+    (pages,) = transaction.one(statements.pages(leaf))
+    if pages is None:
+        raise FailedError(f"{leaf.table} was dropped meanwhile. Run cleanup-pipeline doctor.")
+    return int(pages)

@@ -28,6 +28,12 @@ ANALYZE_CANDIDATES = sql.SQL("analyze pg_temp.cleanup_candidates")
 # The address of the last judged row, and how many there are.
 LAST_CANDIDATE = sql.SQL("select coalesce(max(ctid)::text, '(0,0)'), count(*) from pg_temp.cleanup_candidates")
 
+# Of all ways only the scan of a range of blocks is left, which reads them one after the other.
+IN_BLOCK_ORDER = sql.SQL(
+    "set local enable_tidscan = on; set local enable_seqscan = off; set local enable_bitmapscan = off;"
+    " set local enable_indexscan = off; set local enable_indexonlyscan = off"
+)
+
 
 def identifier(table: Table) -> sql.Identifier:
     """The table's qualified and quoted name."""
@@ -354,6 +360,12 @@ class Statements:
         """How many rows of `scope` are due (of an orphan rule: still what they were judged to be), and the oldest."""
         return sql.SQL("select count(*), min({})::text from only {} as t where {} and {}").format(
             self.age, identifier(leaf.table), self._within(scope), self._due
+        )
+
+    def first_due(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
+        """The first block with a due row, where rows are read `IN_BLOCK_ORDER`; no row where there is none."""
+        return sql.SQL("select (t.ctid::text::point)[0]::bigint from only {} as t where {} and {} limit 1").format(
+            identifier(leaf.table), self._within(blocks), self._due
         )
 
     def ages(self, leaf: Leaf, scope: Scope) -> sql.Composed:

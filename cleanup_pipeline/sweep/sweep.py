@@ -29,6 +29,7 @@ from cleanup_pipeline.sweep.result import Progress, Result, Status
 from cleanup_pipeline.sweep.statements import (
     ANALYZE_CANDIDATES,
     DROP_CANDIDATES,
+    IN_BLOCK_ORDER,
     LAST_CANDIDATE,
     NO_CANDIDATE,
     Blocks,
@@ -43,11 +44,14 @@ from cleanup_pipeline.sweep.witness import Witness
 
 # Rows may move behind a walk, since the app updates them; whatever moves them for ever must not keep us.
 MOST_PASSES = 4
-# The first window: small, since what a page costs is not known yet.
+# The first window: small, since what a page or a row costs is not known yet (a tenth of a millisecond would be much).
 _PAGES_AT_FIRST = 4
 _ROWS_AT_FIRST = 64
+_ROWS_AT_FIRST_PER_S = 10_000
 _LEAST_PAGE_S = 50e-6
 _LEAST_ROW_S = 1e-6
+# So many windows one after the other that change nothing, and the walk only looks for the next row that is due.
+_IDLE_WINDOWS = 2
 _RELOCK_TRIES = 20
 _RELOCK_PAUSE_S = 0.5
 
@@ -187,7 +191,7 @@ class Sweep:
         # What the first pass chose is what the rule's time went into.
         self.result.access = self.result.access or (way.why if leaves == 1 else f"{way.why} ({leaves} partitions)")
         if way.index is None or (self._session.pooled and way.due):
-            done = self._walk(leaf, self._reader.pages(statements, leaf), writer)
+            done = self._walk(leaf, statements, writer)
         elif way.due:
             done = self._take_gathered(leaf, statements, writer, way.due)
         else:
@@ -195,16 +199,40 @@ class Sweep:
         for share in done:
             yield self._progress("windows", (number + share) / leaves)
 
-    def _walk(self, leaf: Leaf, pages: int, writer: Writer) -> Iterator[float]:
+    def _walk(self, leaf: Leaf, statements: Statements, writer: Writer) -> Iterator[float]:
+        """Write windows where rows are due; only read where windows change nothing, which the app feels far less."""
+        pages = self._reader.pages(statements, leaf)
         stride = Stride(self._options.pace.window_s, _PAGES_AT_FIRST, _LEAST_PAGE_S)
-        first = 0
+        first, idle = 0, _IDLE_WINDOWS
         while first < pages and not self._options.budget.spent:
+            if idle == _IDLE_WINDOWS:
+                first = yield from self._next_due(leaf, statements, first, pages)
+                idle = 0
+                continue
             window = Blocks(first, min(first + stride.size, pages))
+            before = self.result.affected
             working_s, waiting_s = self._write(leaf, window, writer)
             stride.took(window.end - window.first, working_s)
+            idle = 0 if self.result.affected > before else idle + 1
             first = window.end
             yield first / pages
             yield from self._rest(first / pages, working_s, waiting_s)
+
+    def _next_due(self, leaf: Leaf, statements: Statements, first: int, pages: int) -> Generator[float, None, int]:
+        """The first block from `first` on with a row that is due; `pages` where there is none."""
+
+        def look(transaction: Transaction, leaf: Leaf, blocks: Blocks) -> int | None:
+            transaction.run(IN_BLOCK_ORDER)
+            found = transaction.rows(statements.first_due(leaf, blocks))
+            return int(found[0][0]) if found else None
+
+        for share, block in self._reader.slices(statements, leaf, look, first=first):
+            if block is not None:
+                return block
+            yield share
+            if self._options.budget.spent:
+                break
+        return pages
 
     def _take_gathered(self, leaf: Leaf, statements: Statements, writer: Writer, due: int) -> Iterator[float]:
         self._judges = True
@@ -326,7 +354,8 @@ class Sweep:
         self, part: _Judged, statements: Statements, writer: Writer, doubtful: list[tuple[Leaf, Scope]]
     ) -> Iterator[float]:
         """Clean the judged rows of one leaf, window by window; those not taken go to `doubtful`."""
-        stride = Stride(self._options.pace.window_s, _ROWS_AT_FIRST, _LEAST_ROW_S)
+        target_s = self._options.pace.window_s
+        stride = Stride(target_s, max(_ROWS_AT_FIRST, round(target_s * _ROWS_AT_FIRST_PER_S)), _LEAST_ROW_S)
         after, done = part.after, 0
         while done < part.rows and not self._options.budget.spent:
             last, rows = self._step(statements.next_candidates(after, part.last, stride.size))

@@ -1,0 +1,73 @@
+"""The walk over a table's blocks writes where rows are due, and only reads where none are."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from psycopg import Connection, sql
+
+from cleanup_pipeline.postgres import Limits
+from cleanup_pipeline.rules import EXPIRED_SESSIONS, OLD_DECLINES
+from cleanup_pipeline.sweep.pace import Pace
+from cleanup_pipeline.sweep.preflight import accept, inspect
+from cleanup_pipeline.sweep.result import Status
+from cleanup_pipeline.sweep.statements import IN_BLOCK_ORDER, Blocks
+from cleanup_pipeline.sweep.sweep import statements_for
+from cleanup_pipeline_tests.sweep import rows
+from cleanup_pipeline_tests.sweep.steps import LARGE, NOW, TINY, UNRESTED, few_rows_a_page, options, session_on, sweep
+
+App = Connection[Any]
+OLD, YOUNG = NOW - timedelta(days=8), NOW - timedelta(days=1)
+
+each_pace = pytest.mark.parametrize("pace", [TINY, UNRESTED, LARGE], ids=lambda pace: pace.name)
+
+
+@each_pace
+def test_where_nothing_is_due_nothing_is_written_to(app: App, database: str, pace: Pace) -> None:
+    few_rows_a_page(app, "after_hours_declines")
+    for _ in range(200):
+        rows.decline(app, YOUNG)
+    # It fires also for a statement that finds no row.
+    app.execute(
+        "create function forbid() returns trigger language plpgsql as $$ begin raise 'written to'; end $$;"
+        "create trigger forbid before delete on after_hours_declines for each statement execute function forbid()"
+    )
+    result = sweep(database, OLD_DECLINES, pace=pace)
+    assert (result.status, result.affected, result.remaining, result.batches) == (Status.SUCCESS, 0, 0, 0)
+
+
+@each_pace
+def test_a_row_that_is_due_is_found_wherever_it_lies(app: App, database: str, pace: Pace) -> None:
+    few_rows_a_page(app, "after_hours_declines")
+    for stretch in (0, 1, 2, 40, 90):
+        for _ in range(stretch):
+            rows.decline(app, YOUNG)
+        rows.decline(app, OLD)
+    result = sweep(database, OLD_DECLINES, pace=pace)
+    assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, 5, 0)
+
+
+def test_a_walk_goes_over_to_reading_behind_the_last_row_that_is_due(app: App, database: str) -> None:
+    few_rows_a_page(app, "after_hours_declines")
+    for at in (OLD, YOUNG):
+        for _ in range(100):
+            rows.decline(app, at)
+    result = sweep(database, OLD_DECLINES, pace=TINY)
+    ((pages,),) = app.execute("select count(distinct (ctid::text::point)[0]) from after_hours_declines").fetchall()
+    assert result.affected == 100
+    assert pages > 10
+    assert result.batches < pages
+
+
+def test_the_next_row_that_is_due_is_looked_for_in_the_order_of_the_blocks(app: App, database: str) -> None:
+    for days in (1, 5, 2):  # an index would lead to the oldest, in the midst of the table
+        rows.session(app, NOW - timedelta(days=days))
+    app.execute("analyze after_hours_sessions")
+    with session_on(database) as session:
+        target = accept(inspect(session, EXPIRED_SESSIONS))
+        query = statements_for(target, options()).first_due(target.leaves[0], Blocks(0, 1))
+        with session.transaction(Limits(statement_s=1.0)) as transaction:
+            transaction.run(IN_BLOCK_ORDER)
+            plan = [line for (line,) in transaction.rows(sql.SQL("explain (costs off) {}").format(query))]
+    assert "Tid Range Scan" in " ".join(plan)
+    assert not any("Index" in line or "Seq Scan" in line for line in plan)
