@@ -99,7 +99,7 @@ def test_an_operator_sets_another_share_for_one_run(
     app: App, database: str, orphans: int, share: float, status: Status
 ) -> None:
     plant_fingerprints(app, orphans=orphans, of=4000)
-    result = sweep(database, ORPHANED_FINGERPRINTS, max_share=share)
+    result = sweep(database, ORPHANED_FINGERPRINTS, max_share=share, pace=LARGE)
     assert (result.status, result.affected) == (status, orphans if status is Status.SUCCESS else 0)
 
 
