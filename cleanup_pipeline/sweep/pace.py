@@ -1,5 +1,6 @@
 """How long windows are, and how long the sweep rests between them."""
 
+from collections import deque
 from dataclasses import dataclass
 
 
@@ -26,71 +27,70 @@ FULL_SPEED = Pace("full speed", window_s=0.12, slice_s=30.0, rest=0.0, snapshot_
 # For plans, which an operator waits for: it only reads, and in short snapshots.
 LOOKING = Pace("looking", window_s=0.0015, slice_s=0.05, rest=1.0, snapshot_s=1.0)
 
-_SHORT_EACH = 4
+# One of so many steps is short, to tell what any step costs.
+_SHORT_EACH = 8
+_REMEMBERED = 8
+_MUCH = 1.5
 
 
 class Stride:
     """A step's size, in pages or rows, adapted so that a step takes about `target_s` seconds.
 
-    A step costs something fixed, whatever its size, and something for each unit. The two are told apart by a regression
-    over the last steps, of which each fourth is half as long; the fixed part alone must not make steps small. The size
-    at most doubles, and a unit is never trusted to cost less than `floor_s`: after an empty stretch of the table, where
-    a page costs next to nothing, the next full one must not make a long step. Dear units are learned at once, cheap
-    ones little by little.
+    A step costs something fixed, whatever its size, and something for each unit. The fixed part alone must not make steps
+    small: a short step now and then bounds it, and at least half of the target is left for the units. Nor must what holds
+    steps up, a busy machine above all: of the last few steps those that were in time tell what a size costs, since
+    nothing makes a step shorter than its work. While steps are late each is half as long as the one before; once none of
+    the last few was in time, their units are believed to be dear.
+
+    The size at most doubles, and a unit is never trusted to cost less than `floor_s`: after an empty stretch of the table,
+    where a page costs next to nothing, the next full one must not make a long step.
     """
 
     def __init__(self, target_s: float, first: int, floor_s: float) -> None:
         self._target_s = target_s
         self._floor_s = floor_s
-        self._fixed_s = 0.0
-        self._unit_s = floor_s
         self._full = first
         self._steps = 0
-        # Running means of the last steps: size, seconds, size * size, size * seconds.
-        self._means = (0.0, 0.0, 0.0, 0.0)
+        self._late = 0
+        self._short_s = deque[float](maxlen=_REMEMBERED)
+        self._last = deque[tuple[int, float]](maxlen=_REMEMBERED)
 
     @property
     def size(self) -> int:
         """The next step's size."""
-        is_short = self._steps % _SHORT_EACH == _SHORT_EACH - 1
-        return (self._full // 2 or 2) if is_short else self._full
+        return (self._full // 4 or 1) if self._is_short else self._full
+
+    @property
+    def _is_short(self) -> bool:
+        return self._steps % _SHORT_EACH == 1
 
     def took(self, size: int, seconds: float) -> None:
         """Learn that a step of `size` units took so long."""
-        size = max(size, 1)
-        expected_s = self._fixed_s + size * self._unit_s
-        if self._steps == 0:
-            self._begin_with(size, seconds)
-        elif seconds > 2 * max(expected_s, self._target_s):
-            # One step that was held up by something else is not the cost of its rows.
-            self._begin_with(size, min(seconds, self._fixed_s + 4 * size * self._unit_s))
+        if self._is_short:
+            self._short_s.append(seconds)
         else:
-            self._add(size, seconds)
+            self._last.append((max(size, 1), seconds))
+            self._full = self._fitting()
         self._steps += 1
-        self._fit()
-        room_s = max(self._target_s - self._fixed_s, self._target_s / 2)
-        # Behind a step that was too long the next one is to be right, whatever those before have cost.
-        unit_s = min(max(self._unit_s, (seconds - self._fixed_s) / size), 1.5 * self._unit_s)
-        self._full = max(1, min(2 * self._full, int(room_s / unit_s)))
+
+    def _fitting(self) -> int:
+        """How many units fit into a step."""
+        fixed_s = min([*self._short_s, *(seconds for _, seconds in self._last)]) if self._short_s else 0.0
+        limit_s = max(self._target_s, fixed_s + self._target_s / 2)
+        _, seconds = self._last[-1]
+        self._late = self._late + 1 if seconds > _MUCH * limit_s else 0
+
+        def fitting(size: int, seconds: float) -> float:
+            return (limit_s - fixed_s) / max((seconds - fixed_s) / size, self._floor_s)
+
+        in_time = [step for step in self._last if step[1] <= _MUCH * limit_s]
+        if in_time:
+            most = max(min(2 * size, fitting(size, seconds)) for size, seconds in in_time) / 2**self._late
+        else:
+            most = max(fitting(*step) for step in self._last)
+        return max(1, min(int(most), 2 * self._full))
 
     def halve(self) -> None:
         """Learn that a step was too long to end at all."""
         self._full = max(1, self._full // 2)
-
-    def _begin_with(self, size: int, seconds: float) -> None:
-        self._means = (0.0, self._fixed_s, 0.0, 0.0)
-        self._add(size, seconds, weight=0.5)
-
-    def _add(self, size: int, seconds: float, weight: float = 0.15) -> None:
-        step = (float(size), seconds, float(size) ** 2, size * seconds)
-        first, second, third, fourth = (
-            mean + weight * (value - mean) for mean, value in zip(self._means, step, strict=True)
-        )
-        self._means = (first, second, third, fourth)
-
-    def _fit(self) -> None:
-        size, seconds, squares, products = self._means
-        spread = squares - size**2
-        slope = (products - size * seconds) / spread if spread > 0 else 0.0
-        self._unit_s = min(max(slope, self._floor_s), max(seconds / size, self._floor_s))
-        self._fixed_s = max(0.0, seconds - size * self._unit_s)
+        self._last.clear()
