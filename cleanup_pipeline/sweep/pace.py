@@ -36,14 +36,14 @@ _MUCH = 1.5
 class Stride:
     """A step's size, in pages or rows, adapted so that a step takes about `target_s` seconds.
 
-    A step costs something fixed, whatever its size, and something for each unit. The fixed part alone must not make steps
-    small: a short step now and then bounds it, and at least half of the target is left for the units. Nor must what holds
-    steps up, a busy machine above all: of the last few steps those that were in time tell what a size costs, since
-    nothing makes a step shorter than its work. While steps are late each is half as long as the one before; once none of
-    the last few was in time, their units are believed to be dear.
+    A step costs something fixed, whatever its size, and something for each unit. The fixed part alone must not make
+    steps small: a short step now and then bounds it, and at least half of the target is left for the units. Nor must
+    what holds steps up, a busy machine above all: of the last few steps those that were in time tell what a size costs,
+    since nothing makes a step shorter than its work. While steps are late each is half as long as the one before; once
+    none of the last few was in time, their units are believed to be dear.
 
-    The size at most doubles, and a unit is never trusted to cost less than `floor_s`: after an empty stretch of the table,
-    where a page costs next to nothing, the next full one must not make a long step.
+    The size at most doubles, and a unit is never trusted to cost less than `floor_s`: after an empty stretch of the
+    table, where a page costs next to nothing, the next full one must not make a long step.
     """
 
     def __init__(self, target_s: float, first: int, floor_s: float) -> None:
