@@ -30,9 +30,9 @@ _LONGEST_REST_S = 1.0
 _PATIENCE_S = 10.0
 _LOCKED_PAUSE_S = 0.2
 _SHORT = Limits(statement_s=10.0)
-_PAGES_AT_FIRST = 16
+PAGES_AT_FIRST = 16
 # What reading a page costs at the least; an empty stretch must not lead into a slice that is far too long.
-_LEAST_PAGE_S = 10e-6
+LEAST_PAGE_S = 10e-6
 
 T = TypeVar("T")
 
@@ -131,34 +131,48 @@ class Reader:
         leaf: Leaf,
         work: Callable[[Transaction, Leaf, Blocks], T],
         *,
-        first: int = 0,
         judged: bool = False,
         at_once: bool = False,
     ) -> Iterator[tuple[float, T]]:
-        """Do `work` for one slice of `leaf` after the other, with rests; yields the share done and the outcome.
-
-        It begins with block `first`.
+        """Do `work` for one slice of `leaf` after the other; yields the share done and the outcome.
 
         `at_once` begins with the whole table: where a slice costs as much as all of them.
         """
         pages = self.pages(statements, leaf)
-        pace = self._pace
-        at_once = at_once or pace.slice_s >= pace.snapshot_s
-        target_s = pace.snapshot_s if at_once else pace.slice_s
-        stride = Stride(target_s, first=max(pages, 1) if at_once else _PAGES_AT_FIRST, floor_s=_LEAST_PAGE_S)
-        while first < pages:
+        at_once = at_once or self._pace.slice_s >= self._pace.snapshot_s
+        stride = Stride(
+            self._pace.snapshot_s if at_once else self._pace.slice_s,
+            first=max(pages, 1) if at_once else PAGES_AT_FIRST,
+            floor_s=LEAST_PAGE_S,
+        )
+        for blocks, outcome in self.read(leaf, Blocks(0, pages), work, stride, judged=judged):
+            yield blocks.end / pages, outcome
+
+    def read(
+        self,
+        leaf: Leaf,
+        blocks: Blocks,
+        work: Callable[[Transaction, Leaf, Blocks], T],
+        stride: Stride,
+        *,
+        judged: bool = False,
+    ) -> Iterator[tuple[Blocks, T]]:
+        """Do `work` for one part of `blocks` after the other, each a step of `stride`, with rests between them."""
+        first = blocks.first
+        while first < blocks.end:
             self.check_stop()
-            blocks = Blocks(first, min(first + stride.size, pages))
+            part = Blocks(first, min(first + stride.size, blocks.end))
             began = time.monotonic()
-            outcome = self._slice(leaf, blocks, work, judged=judged)
+            outcome = self._slice(leaf, part, work, judged=judged)
             if outcome is None:
                 stride.halve()
                 continue
             seconds = time.monotonic() - began
-            stride.took(blocks.end - blocks.first, seconds)
-            first = blocks.end
-            yield first / pages, outcome[0]
+            stride.took(part.end - part.first, seconds)
+            first = part.end
+            # Before it is told: who has learnt enough reads no further.
             self.rest(seconds)
+            yield part, outcome[0]
 
     def _slice(
         self, leaf: Leaf, blocks: Blocks, work: Callable[[Transaction, Leaf, Blocks], T], *, judged: bool

@@ -29,7 +29,6 @@ from cleanup_pipeline.sweep.result import Progress, Result, Status
 from cleanup_pipeline.sweep.statements import (
     ANALYZE_CANDIDATES,
     DROP_CANDIDATES,
-    IN_BLOCK_ORDER,
     LAST_CANDIDATE,
     NO_CANDIDATE,
     Blocks,
@@ -39,19 +38,16 @@ from cleanup_pipeline.sweep.statements import (
     Statements,
 )
 from cleanup_pipeline.sweep.target import Target
+from cleanup_pipeline.sweep.walk import Walk, page_stride
 from cleanup_pipeline.sweep.window import Budget, Leftovers, Writer
 from cleanup_pipeline.sweep.witness import Witness
 
 # Rows may move behind a walk, since the app updates them; whatever moves them for ever must not keep us.
 MOST_PASSES = 4
-# The first window: small, since what a page or a row costs is not known yet (a tenth of a millisecond would be much).
-_PAGES_AT_FIRST = 4
-_ROWS_AT_FIRST = 64
+# What a row costs is not known before the first window: a tenth of a millisecond is much, unless it sets off more.
 _ROWS_AT_FIRST_PER_S = 10_000
-_LEAST_PAGE_S = 50e-6
+_DEAR_ROWS_AT_FIRST = 4
 _LEAST_ROW_S = 1e-6
-# So many windows one after the other that change nothing, and the walk only looks for the next row that is due.
-_IDLE_WINDOWS = 2
 _RELOCK_TRIES = 20
 _RELOCK_PAUSE_S = 0.5
 
@@ -101,6 +97,7 @@ class Sweep:
         self._began = 0.0
         self._not_taken: list[tuple[Leaf, Scope]] = []
         self._brought_back = False
+        self._stays_unlocked = False
         self._judges = False
         self._held_back: str | None = None
 
@@ -122,10 +119,12 @@ class Sweep:
         except CleanupError as error:
             result.status, result.error = Status.FAILED, str(error)
         except psycopg.Error as error:
-            result.status, result.error = (
-                Status.FAILED,
-                f"{self.rule.name} failed on {self.rule.table}: {explain(error)}.",
-            )
+            result.status = Status.FAILED
+            result.error = f"{self.rule.name} failed on {self.rule.table}: {explain(error)}."
+            if isinstance(error, psycopg.ProgrammingError):
+                result.error += (
+                    " Something was changed meanwhile, perhaps: cleanup-pipeline doctor tells what is there."
+                )
         finally:
             self._clear_up()
             result.duration_s = time.monotonic() - self._began
@@ -162,6 +161,7 @@ class Sweep:
             self._tell(scans(due, target.scanned_pages, self.rule.table))
         passes = 0
         previous: int | None = None
+        was_stuck = False
         while passes < MOST_PASSES:
             before = result.affected
             writer.leftovers = Leftovers()
@@ -176,11 +176,13 @@ class Sweep:
             passes += 1
             done = not (left or target.triggers or self._options.budget.spent)
             result.remaining = 0 if done and witness.saw_nobody() else (yield from self._look(target, statements))
-            # What is no fewer than before is brought back by a trigger.
+            # What is no fewer than before a trigger brings back; or it was locked for a moment: it is tried once more.
             stuck = result.affected == before or (previous is not None and result.remaining >= previous)
-            if result.remaining <= left or stuck or self._options.budget.spent:
+            self._stays_unlocked = result.remaining > left
+            given_up = stuck and (was_stuck or not target.triggers)
+            if not self._stays_unlocked or given_up or self._options.budget.spent:
                 return
-            previous = result.remaining
+            previous, was_stuck = result.remaining, stuck
 
     def _clean_leaf(
         self, leaf: Leaf, statements: Statements, writer: Writer, number: int, leaves: int
@@ -200,39 +202,18 @@ class Sweep:
             yield self._progress("windows", (number + share) / leaves)
 
     def _walk(self, leaf: Leaf, statements: Statements, writer: Writer) -> Iterator[float]:
-        """Write windows where rows are due; only read where windows change nothing, which the app feels far less."""
-        pages = self._reader.pages(statements, leaf)
-        stride = Stride(self._options.pace.window_s, _PAGES_AT_FIRST, _LEAST_PAGE_S)
-        first, idle = 0, _IDLE_WINDOWS
-        while first < pages and not self._options.budget.spent:
-            if idle == _IDLE_WINDOWS:
-                first = yield from self._next_due(leaf, statements, first, pages)
-                idle = 0
+        walk = Walk(leaf, statements, self._reader, self._options.pace)
+        for window in walk:
+            if self._options.budget.spent:
+                return
+            if window is None:
+                yield walk.share
                 continue
-            window = Blocks(first, min(first + stride.size, pages))
             before = self.result.affected
             working_s, waiting_s = self._write(leaf, window, writer)
-            stride.took(window.end - window.first, working_s)
-            idle = 0 if self.result.affected > before else idle + 1
-            first = window.end
-            yield first / pages
-            yield from self._rest(first / pages, working_s, waiting_s)
-
-    def _next_due(self, leaf: Leaf, statements: Statements, first: int, pages: int) -> Generator[float, None, int]:
-        """The first block from `first` on with a row that is due; `pages` where there is none."""
-
-        def look(transaction: Transaction, leaf: Leaf, blocks: Blocks) -> int | None:
-            transaction.run(IN_BLOCK_ORDER)
-            found = transaction.rows(statements.first_due(leaf, blocks))
-            return int(found[0][0]) if found else None
-
-        for share, block in self._reader.slices(statements, leaf, look, first=first):
-            if block is not None:
-                return block
-            yield share
-            if self._options.budget.spent:
-                break
-        return pages
+            walk.took(window, self.result.affected - before, working_s)
+            yield walk.share
+            yield from self._rest(walk.share, working_s, waiting_s)
 
     def _take_gathered(self, leaf: Leaf, statements: Statements, writer: Writer, due: int) -> Iterator[float]:
         self._judges = True
@@ -290,7 +271,8 @@ class Sweep:
             if target.triggers and taken:
                 # Of what a trigger brings back only another look can tell.
                 unknown = max(0, (yield from self._count_orphans(target, statements)).rows - left)
-            self._not_taken, self._brought_back = doubtful, unknown > 0
+            self._not_taken = [window for window in doubtful if window not in writer.leftovers.locked]
+            self._brought_back = unknown > 0
             result.remaining = left + unknown
             stuck = previous is not None and result.remaining >= previous
             if not unknown or stuck or self._options.budget.spent:
@@ -354,8 +336,7 @@ class Sweep:
         self, part: _Judged, statements: Statements, writer: Writer, doubtful: list[tuple[Leaf, Scope]]
     ) -> Iterator[float]:
         """Clean the judged rows of one leaf, window by window; those not taken go to `doubtful`."""
-        target_s = self._options.pace.window_s
-        stride = Stride(target_s, max(_ROWS_AT_FIRST, round(target_s * _ROWS_AT_FIRST_PER_S)), _LEAST_ROW_S)
+        stride = self._row_stride(statements.target)
         after, done = part.after, 0
         while done < part.rows and not self._options.budget.spent:
             last, rows = self._step(statements.next_candidates(after, part.last, stride.size))
@@ -368,6 +349,13 @@ class Sweep:
             after, done = last, done + rows
             yield done / part.rows
             yield from self._rest(done / part.rows, working_s, waiting_s)
+
+    def _row_stride(self, target: Target) -> Stride:
+        target_s = self._options.pace.window_s
+        first = _DEAR_ROWS_AT_FIRST
+        if not (target.triggers or target.scanned_pages):
+            first = max(first, round(target_s * _ROWS_AT_FIRST_PER_S))
+        return Stride(target_s, first, _LEAST_ROW_S)
 
     def _take_orphans_one_slice_at_a_time(
         self, target: Target, statements: Statements, writer: Writer, doubtful: list[tuple[Leaf, Scope]]
@@ -384,12 +372,13 @@ class Sweep:
         ceiling = self.result.affected + orphans
         for leaf in target.leaves:
             pages = self._reader.pages(statements, leaf)
-            stride = Stride(self._options.pace.window_s, _PAGES_AT_FIRST, _LEAST_PAGE_S)
+            stride = page_stride(self._options.pace)
             first = 0
             while first < pages and not self._options.budget.spent and self.result.affected < ceiling:
                 blocks = Blocks(first, min(first + stride.size, pages))
+                began = time.monotonic()
                 pairs = self._pairs(statements, leaf, blocks)[: ceiling - self.result.affected]
-                working_s = waiting_s = 0.0
+                judging_s, working_s, waiting_s = time.monotonic() - began, 0.0, 0.0
                 if pairs:
                     tids, references = zip(*pairs, strict=True)
                     before = self.result.affected
@@ -397,10 +386,10 @@ class Sweep:
                     working_s, waiting_s = self._write(leaf, window, writer)
                     if self.result.affected - before < len(pairs):
                         doubtful.append((leaf, window))
-                stride.took(blocks.end - first, working_s)
+                stride.took(blocks.end - first, judging_s + working_s)
                 first = blocks.end
                 yield self._progress("windows", first / pages)
-                for share in self._rest(first / pages, working_s, waiting_s):
+                for share in self._rest(first / pages, judging_s + working_s, waiting_s):
                     yield self._progress("windows", share)
         return orphans
 
@@ -425,13 +414,13 @@ class Sweep:
         needed = fuse.rows_needed(orphans + taken)
         rows = taken
         for leaf in target.leaves:
-            for share, (found,) in self._reader.slices(
+            for done, (found,) in self._reader.slices(
                 statements, leaf, lambda transaction, leaf, blocks: transaction.one(statements.count_rows(leaf, blocks))
             ):
                 if rows >= needed:
                     break
                 rows += found
-                yield self._progress("counting", share)
+                yield self._progress("counting", done)
         fuse.check(orphans + taken, rows, self.rule.table)
 
     # --- Common steps.
@@ -491,7 +480,7 @@ class Sweep:
     def _any_kept(self, target: Target, statements: Statements) -> bool:
         if self.rule.orphan_of:
             return self._brought_back or any(self._is_kept(statements, leaf, scope) for leaf, scope in self._not_taken)
-        return any(
+        return self._stays_unlocked and any(
             self._is_kept(statements, leaf, Blocks(0, max(1, self._reader.pages(statements, leaf))))
             for leaf in target.leaves
         )

@@ -1,6 +1,7 @@
 """The walk over a table's blocks writes where rows are due, and only reads where none are."""
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from cleanup_pipeline.sweep.pace import Pace
 from cleanup_pipeline.sweep.preflight import accept, inspect
 from cleanup_pipeline.sweep.result import Status
 from cleanup_pipeline.sweep.statements import IN_BLOCK_ORDER, Blocks
-from cleanup_pipeline.sweep.sweep import statements_for
+from cleanup_pipeline.sweep.sweep import Sweep, statements_for
 from cleanup_pipeline_tests.sweep import rows
 from cleanup_pipeline_tests.sweep.steps import LARGE, NOW, TINY, UNRESTED, few_rows_a_page, options, session_on, sweep
 
@@ -52,11 +53,39 @@ def test_a_walk_goes_over_to_reading_behind_the_last_row_that_is_due(app: App, d
     for at in (OLD, YOUNG):
         for _ in range(100):
             rows.decline(app, at)
-    result = sweep(database, OLD_DECLINES, pace=TINY)
-    ((pages,),) = app.execute("select count(distinct (ctid::text::point)[0]) from after_hours_declines").fetchall()
+    result = sweep(database, OLD_DECLINES, pace=LARGE)
+    ((pages,),) = app.execute("select max((ctid::text::point)[0]) from after_hours_declines").fetchall()
     assert result.affected == 100
-    assert pages > 10
-    assert result.batches < pages
+    assert pages > 20
+    assert result.batches < pages / 2
+
+
+def test_a_page_of_dear_rows_is_taken_row_by_row(app: App, database: str) -> None:
+    for index in range(100):
+        rows.decline(app, OLD if index % 2 else YOUNG)
+    app.execute(
+        "create function work() returns trigger language plpgsql as $$"
+        " begin perform pg_sleep(0.01); return old; end $$;"
+        "create trigger work after delete on after_hours_declines for each row execute function work()"
+    )
+    with session_on(database) as session:
+        swept = Sweep(OLD_DECLINES, session, options(pace=UNRESTED))
+        affected = [progress.affected for progress in swept]
+    steps = [after - before for before, after in pairwise([0, *affected]) if after > before]
+    assert (swept.result.status, swept.result.affected) == (Status.SUCCESS, 50)
+    assert max(steps[1:]) <= 2  # the first page tells what its rows cost
+
+
+@each_pace
+def test_the_way_done_is_never_told_to_be_less_than_before(app: App, database: str, pace: Pace) -> None:
+    few_rows_a_page(app, "after_hours_sessions")
+    app.execute("drop index after_hours_sessions_active_expiry")
+    for index in range(200):
+        rows.session(app, NOW - timedelta(days=1 if index % 30 == 0 else -1))
+    with session_on(database) as session:
+        shares = [p.share for p in Sweep(EXPIRED_SESSIONS, session, options(pace=pace)) if p.stage == "windows"]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
 
 
 def test_the_next_row_that_is_due_is_looked_for_in_the_order_of_the_blocks(app: App, database: str) -> None:
