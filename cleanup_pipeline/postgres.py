@@ -285,8 +285,8 @@ class Session:
         self.server_version = 0
         self.deadlock_timeout_s = 1.0
         self._search_path = ""
-        self._pins = sql.Composed([])
-        self._begins: dict[tuple[Limits, bool], bytes] = {}
+        self._waits = True
+        self._begins: dict[tuple[Limits, bool, bool], bytes] = {}
         self._connection: _Connection | None = None
 
     def __enter__(self) -> "Session":
@@ -327,13 +327,13 @@ class Session:
                 f"The database {self.database} broke the connection off: {explain(error)}."
             ) from None
         self.server_version, backend_pid, self._search_path, synchronous, self.deadlock_timeout_s = found
+        self._waits = synchronous not in ("off", "local")
         # A pooler gives its clients a process id of its own making.
         self.pooled = backend_pid != connection.info.backend_pid
         if not self.pooled:
             connection.prepare_threshold = sys.maxsize  # what asks for it, and nothing else
             if self.server_version >= 140000:
                 self._end_when_idle(connection)
-        self._pins = _pins(self.server_version, self._search_path, waits=synchronous not in ("off", "local"))
         self._begins.clear()
         self._connection = connection
         self.generation += 1
@@ -393,8 +393,10 @@ class Session:
                 wire.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
-    def transaction(self, limits: Limits, *, writes: bool = False) -> Iterator["Transaction"]:
+    def transaction(self, limits: Limits, *, writes: bool = False, rows: bool = False) -> Iterator["Transaction"]:
         """Run a transaction with every setting pinned; it commits at the end of the block, or rolls back.
+
+        With `rows` it only reads, and rows of the app's: what these set off finds its names as where one `writes`.
 
         Raises `LostConnectionError` where the connection broke before the commit or can't be made again,
         `CommitInDoubtError` where it broke during it, and the server's own error otherwise.
@@ -407,7 +409,7 @@ class Session:
             raise LostConnectionError(str(error)) from None
         connection.patience_s = limits.statement_s + _SILENCE_S
         try:
-            connection.execute(self._begin(limits, writes=writes))
+            connection.execute(self._begin(limits, writes=writes, rows=rows))
             transaction = Transaction(connection)
             yield transaction
             xid = transaction.xid() if writes else None
@@ -422,21 +424,22 @@ class Session:
             raise
         self._commit(connection, xid)
 
-    def _begin(self, limits: Limits, *, writes: bool) -> bytes:
+    def _begin(self, limits: Limits, *, writes: bool, rows: bool) -> bytes:
         """Composed once: that would take a third of an empty transaction's time."""
-        if (limits, writes) not in self._begins:
+        if (limits, writes, rows) not in self._begins:
+            path = self._search_path if writes or rows else ""
             begin = sql.SQL(
                 "begin isolation level read committed {mode}; {pins};"
                 " select pg_catalog.set_config('statement_timeout', {statement}, true),"
                 " pg_catalog.set_config('lock_timeout', {lock}, true)"
             ).format(
                 mode=sql.SQL("" if writes else "read only"),
-                pins=self._pins,
+                pins=_pins(self.server_version, path, waits=self._waits),
                 statement=sql.Literal(f"{_milliseconds(limits.statement_s)}ms"),
                 lock=sql.Literal(f"{_milliseconds(limits.lock_s)}ms"),
             )
-            self._begins[limits, writes] = begin.as_bytes()
-        return self._begins[limits, writes]
+            self._begins[limits, writes, rows] = begin.as_bytes()
+        return self._begins[limits, writes, rows]
 
     def _commit(self, connection: "psycopg.Connection[Row]", xid: int | None) -> None:
         try:
@@ -540,8 +543,11 @@ def _milliseconds(seconds: float) -> int:
 def _pins(server_version: int, search_path: str, *, waits: bool) -> sql.Composed:
     """Every setting on which correctness rests, for the length of one transaction.
 
-    Triggers run in our session, and may rely on the role's own search path: it is kept, behind `pg_catalog`. Our own
-    statements qualify their tables. `row_security = off` makes the server raise where a policy would hide rows.
+    The app's triggers, and functions in its indexes and generated columns, run in our session and may rely on the
+    role's own `search_path`: where its rows are written or read, that is kept behind `pg_catalog`. There, whoever may
+    create a function or operator could have it preferred to one of pg_catalog's that takes the arguments only by a cast
+    or as of any type: our statements give the very types, or name the schema. All others see pg_catalog alone.
+    `row_security = off` makes the server raise where a policy would hide rows.
     """
     settings = {
         "search_path": ", ".join(part for part in ("pg_catalog", search_path, "pg_temp") if part),

@@ -115,7 +115,10 @@ KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S":
 
 
 class Catalog:
-    """Questions to the system catalog, within one transaction."""
+    """Questions to the system catalog, within one transaction.
+
+    `pages`, `size`, `indexes_on` and `standbys` are asked beside rows of the app's too, where pg_catalog is not alone.
+    """
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
@@ -279,7 +282,7 @@ class Catalog:
             """
             select coalesce(sum(pg_relation_size(oid::oid::regclass)), 0)::bigint
                    / current_setting('block_size')::bigint
-            from unnest({oids}::bigint[]) as oid
+            from pg_catalog.unnest({oids}::bigint[]) as oid
             """,
             oids=oids,
         )
@@ -310,8 +313,8 @@ class Catalog:
         """How many rows these tables have by the planner's estimate, and their bytes, indexes and TOAST included."""
         ((rows, size),) = self._rows(
             """
-            select coalesce(sum(case when c.reltuples < 0 then s.n_live_tup else c.reltuples end), 0)::bigint,
-                   coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint
+            select coalesce(sum(case when c.reltuples < 0::real then s.n_live_tup else c.reltuples end), 0)::bigint,
+                   coalesce(sum(pg_total_relation_size(c.oid::regclass)), 0)::bigint
             from pg_class c
             left join pg_stat_user_tables s on s.relid = c.oid
             where c.oid = any({oids}::bigint[]::oid[])

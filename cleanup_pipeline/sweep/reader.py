@@ -81,7 +81,7 @@ class Reader:
         def transact() -> T:
             if judged:
                 self.check_judged()
-            with self._session.transaction(limits, writes=writes) as transaction:
+            with self._session.transaction(limits, writes=writes, rows=True) as transaction:
                 return work(transaction)
 
         return self.patiently(transact)

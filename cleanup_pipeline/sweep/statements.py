@@ -151,7 +151,7 @@ class Statements:
 
     @property
     def _reference_bytes(self) -> sql.Composed:
-        return sql.SQL("convert_to({}::text, 'SQL_ASCII')").format(self._reference)
+        return sql.SQL("pg_catalog.convert_to({}::text, 'SQL_ASCII')").format(self._reference)
 
     @property
     def _is_orphan(self) -> sql.Composed:
@@ -196,13 +196,13 @@ class Statements:
         """
         closes = isinstance(self.rule.action, Close)
         return sql.SQL(
-            "select (select string_agg(conname, ', ') from pg_catalog.pg_constraint where contype = 'f'"
+            "select (select pg_catalog.string_agg(conname, ', ') from pg_catalog.pg_constraint where contype = 'f'"
             " and {key_action} in ('c', 'n', 'd') and confrelid = any ({family}::bigint[]::oid[])"
             " and oid <> all ({known_keys}::bigint[]::oid[])),"
-            " (select string_agg(rulename, ', ') from pg_catalog.pg_rewrite where ev_class = {leaf}::oid"
+            " (select pg_catalog.string_agg(rulename, ', ') from pg_catalog.pg_rewrite where ev_class = {leaf}::oid"
             " and ev_type = {rule_event} and ev_enabled <> 'D'),"
-            " (select string_agg(tgname, ', ') from pg_catalog.pg_trigger where tgrelid = {leaf}::oid"
-            " and not tgisinternal and tgenabled <> 'D' and tgtype & {trigger_event} <> 0"
+            " (select pg_catalog.string_agg(tgname, ', ') from pg_catalog.pg_trigger where tgrelid = {leaf}::oid"
+            " and not tgisinternal and tgenabled <> 'D' and tgtype::int & {trigger_event} <> 0"
             " and oid <> all ({known_triggers}::bigint[]::oid[])),"
             " {is_leaf} and {is_parent}"
         ).format(
@@ -414,7 +414,7 @@ class Statements:
 
 
 def _is_still(table: Table, oid: int | None) -> sql.Composed:
-    return sql.SQL("pg_catalog.to_regclass({}) is not distinct from {}::oid").format(
+    return sql.SQL("pg_catalog.to_regclass({})::oid is not distinct from {}::oid").format(
         sql.Literal(identifier(table).as_string()), sql.Literal(oid)
     )
 

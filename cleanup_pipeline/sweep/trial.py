@@ -40,7 +40,7 @@ def try_out(session: Session, statements: Statements) -> Iterator[Finding]:
     walked = _Walked()
     for leaf in statements.target.leaves:
         try:
-            with session.transaction(_LIMITS) as transaction:
+            with session.transaction(_LIMITS, rows=True) as transaction:
                 transaction.rows(statements.explain_write(leaf))
                 yield from _look(transaction, statements, leaf, walked)
         except errors.LockNotAvailable:

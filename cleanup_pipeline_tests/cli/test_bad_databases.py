@@ -443,7 +443,7 @@ CASES = [
         "alter table after_hours_matches add decline_id uuid references after_hours_declines on delete cascade;"
         "update after_hours_matches set decline_id = (select id from after_hours_declines order by created_at limit 1)",
         refused(DECLINES),
-        ("would reach after_hours_matches", "public.after_hours_declines ← after_hours_matches"),
+        ("would reach public.after_hours_matches", "public.after_hours_declines ← public.after_hours_matches"),
         doctor=("after_hours_messages", "← after_hours_messages (after_hours_messages_match_id_fkey"),
     ),
     Case(

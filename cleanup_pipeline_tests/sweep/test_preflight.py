@@ -233,7 +233,7 @@ CASES = [
             "create table users (id citext)",
             "alter table after_hours_profiles alter user_id type citext",
         ),
-        ("public.after_hours_profiles.user_id is of type citext", "equality"),
+        ("public.after_hours_profiles.user_id is of type public.citext", "equality"),
     ),
     Case(
         "a_parent_of_which_a_partition_is_far",
@@ -465,7 +465,7 @@ def test_a_cascade_is_followed_over_two_hops_and_the_path_is_told(app: App, data
     app.execute("create table photos (reason_id uuid constraint of_reason references reasons on delete set null)")
     allowed = replace(OLD_DECLINES, may_touch=frozenset({Table("reasons")}))
     assert_refused(database, OLD_DECLINES, "reasons")
-    assert_refused(database, allowed, "photos", "of_reason", "public.after_hours_declines ← reasons")
+    assert_refused(database, allowed, "photos", "of_reason", "public.after_hours_declines ← public.reasons")
 
 
 @pytest.mark.usefixtures("planted")
@@ -493,7 +493,7 @@ def test_deleting_sessions_would_reach_matches_and_messages(app: App, database: 
     assert "after_hours_matches" in refusals
     assert_refused(database, deleting, "after_hours_")
     may = frozenset({Table("after_hours_matches"), Table("after_hours_declines")})
-    assert_refused(database, replace(deleting, may_touch=may), "after_hours_messages", "← after_hours_matches")
+    assert_refused(database, replace(deleting, may_touch=may), "after_hours_messages", "← public.after_hours_matches")
 
 
 def test_a_key_without_an_action_is_told_and_does_not_refuse(app: App, database: str) -> None:
@@ -608,7 +608,7 @@ def test_a_column_that_a_cascade_may_set_to_null_is_followed_to_the_keys_that_fo
     app.execute("create table reasons (decline_id uuid unique references after_hours_declines on delete set null)")
     app.execute("create table photos (reason uuid constraint so references reasons (decline_id) on update cascade)")
     allowed = replace(OLD_DECLINES, may_touch=frozenset({Table("reasons")}))
-    assert_refused(database, allowed, "photos", "so, on update cascade", "public.after_hours_declines ← reasons")
+    assert_refused(database, allowed, "photos", "so, on update cascade", "public.after_hours_declines ← public.reasons")
 
 
 def told_of(database: str, rule: Rule) -> list[str]:

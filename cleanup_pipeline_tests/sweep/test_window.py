@@ -20,11 +20,13 @@ from cleanup_pipeline.rules import (
     RULES,
     Rule,
 )
+from cleanup_pipeline.sweep.plan import plan
 from cleanup_pipeline.sweep.result import Result, Status
 from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline.sweep.window import Budget
 from cleanup_pipeline_tests.databases import database_in_sql_ascii, name_of
 from cleanup_pipeline_tests.oracle import expected, snapshot
+from cleanup_pipeline_tests.servers import on_each_server
 from cleanup_pipeline_tests.sweep import rows
 from cleanup_pipeline_tests.sweep.steps import (
     LARGE,
@@ -34,6 +36,7 @@ from cleanup_pipeline_tests.sweep.steps import (
     few_rows_a_page,
     finish,
     options,
+    session_on,
     sweep,
     sweep_all,
 )
@@ -336,7 +339,10 @@ def test_a_trigger_that_opens_the_session_again_ends_and_is_told(app: App, datab
     assert "watch" in (result.error or "")
 
 
-def test_the_apps_triggers_find_their_own_unqualified_tables(app: App, database: str) -> None:
+@on_each_server
+def test_the_apps_triggers_generated_columns_and_indexes_find_their_own_unqualified_names(
+    app: App, database: str
+) -> None:
     app.execute("create schema audit create table log (what text)")
     app.execute(sql.SQL("alter database {} set search_path = audit, public").format(sql.Identifier(name_of(database))))
     app.execute("set check_function_bodies = off")
@@ -350,6 +356,14 @@ def test_the_apps_triggers_find_their_own_unqualified_tables(app: App, database:
             f"create trigger note after {event} on {rule.table.name} for each row execute function note()".encode()
         )
     planted = plant(app, 100, NOW)
+    app.execute(
+        "create function audit.known(timestamptz) returns bool language sql immutable as 'select $1 is null or true';"
+        "create function over(timestamptz) returns bool language sql immutable as 'select known($1)';"
+        "set search_path = audit, public;"
+        "alter table after_hours_sessions add over bool generated always as (public.over(ended_at)) stored"
+    )
+    if app.info.server_version < 170000:  # later ones make no such index
+        app.execute("create index on after_hours_profiles (public.over(created_at))")
     want = expected(app, NOW)
     results = sweep_all(database)
     assert {name: (result.status, result.affected) for name, result in results.items()} == {
@@ -431,6 +445,63 @@ def make_decoys(app: App) -> None:
         "domain decoy.tid as text",
     ):
         app.execute(f"create {shadow}".encode())
+
+
+BETTER_FITTING = (
+    "convert_to(name, text) returns bytea",
+    "convert_to(text, text) returns bytea",
+    "has_database_privilege(name, text) returns bool",
+    "pg_relation_size(oid) returns bigint",
+    "pg_total_relation_size(oid) returns bigint",
+    "quote_ident(name) returns text",
+    "unnest(bigint[]) returns setof bigint",
+    "unnest(int2[]) returns setof int2",
+    "unnest(text[]) returns setof text",
+)
+BETTER_FITTING_OPERATORS = (
+    ("&", "int2", "int4", "int4"),
+    ("=", "regclass", "oid", "bool"),
+    ("<", "real", "int", "bool"),
+    ("=", '"char"', "text", "bool"),
+    ("=", "varchar", "text", "bool"),
+    ("=", "varchar", "varchar", "bool"),
+    ("@>", "int2[]", "int2[]", "bool"),
+)
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["alone", "behind_a_pooler"])
+def test_functions_and_operators_that_fit_better_than_the_servers_own_are_never_called(
+    app: App, database: str, pooled: bool
+) -> None:
+    planted = plant(app, 100, NOW)
+    want = expected(app, NOW)
+    trap = "language plpgsql as $$ begin raise exception 'called'; end $$"
+    for function in BETTER_FITTING:
+        app.execute(f"create function public.{function} {trap}".encode())
+    for number, (operator, left, right, result) in enumerate(BETTER_FITTING_OPERATORS):
+        app.execute(f"create function trap{number}({left}, {right}) returns {result} {trap}".encode())
+        app.execute(
+            f"create operator public.{operator} (leftarg = {left}, rightarg = {right}, function = trap{number})".encode()
+        )
+    app.execute(f"create function step(text, name, text) returns text {trap}".encode())
+    app.execute(f"create function final(text) returns text {trap}".encode())
+    app.execute("create aggregate public.string_agg(name, text) (sfunc = step, stype = text, finalfunc = final)")
+    app.execute("create function watch() returns trigger language plpgsql as 'begin return null; end'")
+    app.execute(
+        "create trigger watch after delete on after_hours_declines for each row execute function watch();"
+        "create table reasons (decline_id uuid references after_hours_declines)"
+    )
+    with session_on(database) as session:
+        plans = {rule.name: plan(rule, session, options()).candidates for rule in RULES}
+    assert plans == planted.due
+    with app.transaction():
+        app.execute("select from after_hours_profiles where user_id like 'nobody%' limit 1 for update")
+        results = sweep_all(database, pooled=pooled)
+    assert {name: (result.status, result.affected) for name, result in results.items()} == {
+        name: (Status.SUCCESS, due - (name == ORPHANED_PROFILES.name)) for name, due in planted.due.items()
+    }
+    assert sweep(database, ORPHANED_PROFILES, pooled=pooled).affected == 1
+    assert snapshot(app) == want
 
 
 def decoys_are_as_they_were(app: App) -> bool:
