@@ -110,6 +110,8 @@ class Standbys:
     hidden: int
 
 
+# Its own row's version and its function's: `create or replace` keeps both oids.
+TRIGGER_AS_IT_IS = sql.SQL("pg_catalog.format('%s %s %s', t.oid, t.xmin, f.xmin)")
 ACTIONS = {"c": "cascade", "n": "set null", "d": "set default", "a": "no action", "r": "restrict"}
 KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "c": "a composite type"}
 
@@ -541,16 +543,17 @@ class Catalog:
             )
         ]
 
-    def known_triggers(self, oids: list[int], action: Delete | Close) -> list[int]:
-        """The oids of the app's enabled triggers for a delete or an update, whichever columns they are for."""
+    def known_triggers(self, oids: list[int], action: Delete | Close) -> list[str]:
+        """The app's enabled triggers for a delete or an update as they are, whichever columns they are for."""
         return [
-            oid
-            for (oid,) in self._rows(
+            trigger
+            for (trigger,) in self._rows(
                 """
-                select oid::bigint from pg_trigger
+                select {as_it_is} from pg_trigger t join pg_proc f on f.oid = tgfoid
                 where tgrelid = any({oids}::bigint[]::oid[]) and not tgisinternal and tgenabled <> 'D'
                   and tgtype & {event} <> 0
                 """,
+                as_it_is=TRIGGER_AS_IT_IS,
                 oids=oids,
                 event=8 if isinstance(action, Delete) else 16,
             )

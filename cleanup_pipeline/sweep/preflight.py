@@ -135,7 +135,7 @@ def _look_into(session: Session, rule: Rule, report: Report) -> None:
             guard=guard[0] if guard else None,
             family=tuple(family),
             parent=parent.oid if parent else None,
-            known_keys=tuple(key.oid for key in keys),
+            known_keys=tuple(key.oid for key in keys if key.enforced),
             known_triggers=tuple(catalog.known_triggers([leaf.oid for leaf in leaves], rule.action)),
             defers=bool(deferred),
             triggers=tuple(dict.fromkeys(trigger.name for trigger in triggers)),

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from cleanup_pipeline.postgres import Parameters
 from cleanup_pipeline.rules import OVERDUE_AFTER, Close, Reference, Table
-from cleanup_pipeline.sweep.catalog import Leaf
+from cleanup_pipeline.sweep.catalog import TRIGGER_AS_IT_IS, Leaf
 from cleanup_pipeline.sweep.target import Target
 
 # What was judged lives in a temporary table. Its rows are read back in the order in which they were written, by their
@@ -191,6 +191,8 @@ class Statements:
     def surprise(self, leaf: Leaf) -> sql.Composed:
         """What has come since preflight: foreign keys with an action, rewrite rules, triggers (by name, else null).
 
+        A trigger also where it or its function was replaced, a foreign key where it is enforced since.
+
         Last, whether the names still mean the tables that preflight has seen: we write, and judge, by name. To be asked
         after writing and before the commit: from the write on our lock keeps all of that out.
         """
@@ -198,12 +200,15 @@ class Statements:
         return sql.SQL(
             "select (select pg_catalog.string_agg(conname, ', ') from pg_catalog.pg_constraint where contype = 'f'"
             " and {key_action} in ('c', 'n', 'd') and confrelid = any ({family}::bigint[]::oid[])"
-            " and oid <> all ({known_keys}::bigint[]::oid[])),"
+            " and oid <> all ({known_keys}::bigint[]::oid[])"
+            # One that is not enforced has no triggers.
+            " and exists (select from pg_catalog.pg_trigger where tgconstraint = pg_constraint.oid)),"
             " (select pg_catalog.string_agg(rulename, ', ') from pg_catalog.pg_rewrite where ev_class = {leaf}::oid"
             " and ev_type = {rule_event} and ev_enabled <> 'D'),"
-            " (select pg_catalog.string_agg(tgname, ', ') from pg_catalog.pg_trigger where tgrelid = {leaf}::oid"
+            " (select pg_catalog.string_agg(tgname, ', ') from pg_catalog.pg_trigger as t"
+            " join pg_catalog.pg_proc as f on f.oid = tgfoid where tgrelid = {leaf}::oid"
             " and not tgisinternal and tgenabled <> 'D' and tgtype::int & {trigger_event} <> 0"
-            " and oid <> all ({known_triggers}::bigint[]::oid[])),"
+            " and {as_it_is} <> all ({known_triggers}::text[])),"
             " {is_leaf} and {is_parent}"
         ).format(
             key_action=sql.Identifier("confupdtype" if closes else "confdeltype"),
@@ -212,6 +217,7 @@ class Statements:
             leaf=sql.Literal(leaf.oid),
             rule_event=sql.Literal("2" if closes else "4"),
             trigger_event=sql.Literal(16 if closes else 8),
+            as_it_is=TRIGGER_AS_IT_IS,
             known_triggers=sql.Literal(list(self.target.known_triggers)),
             is_leaf=_is_still(leaf.table, leaf.oid) + self._belongs(leaf),
             is_parent=_is_still(self.rule.orphan_of.parent, self.target.parent)

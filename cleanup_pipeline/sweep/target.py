@@ -11,8 +11,8 @@ class Target:
     """A rule as it meets the database: the tables to sweep and what is known of them.
 
     `family` are the oids of the leaves and of the partitioned tables above them, `parent` that of an orphan's parent,
-    `known_keys` and `known_triggers` those of the foreign keys and enabled triggers that there are: one that is added
-    during the sweep has not been checked. `defers`: something waits for the commit.
+    `known_keys` those of the enforced foreign keys that there are, `known_triggers` the enabled triggers as they are:
+    what is added or changed during the sweep has not been checked. `defers`: something waits for the commit.
     `told_by`: the column that tells a row's age first.
     `scanned_pages`: so many pages of other tables each deleted row scans, for want of an index on a foreign key.
     """
@@ -29,6 +29,6 @@ class Target:
     family: tuple[int, ...] = ()
     parent: int | None = None
     known_keys: tuple[int, ...] = ()
-    known_triggers: tuple[int, ...] = ()
+    known_triggers: tuple[str, ...] = ()
     defers: bool = False
     triggers: tuple[str, ...] = ()

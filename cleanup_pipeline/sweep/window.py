@@ -235,7 +235,7 @@ class Writer:
             for what, names in (
                 (f"a foreign key with an action was pointed at {leaf.table}", keys),
                 (f"a rewrite rule was put on {leaf.table}", rules),
-                (f"a trigger was put on {leaf.table}", triggers),
+                (f"a trigger was put on {leaf.table} or changed", triggers),
             )
             if names
         ]

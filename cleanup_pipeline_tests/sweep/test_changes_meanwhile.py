@@ -21,15 +21,25 @@ def count(app: App, table: str) -> object:
     return app.execute(f"select count(*) from {table}".encode()).fetchall()[0][0]
 
 
-def test_a_cascade_that_is_added_during_the_sweep_reaches_nothing(app: App, database: str) -> None:
+ADD_CASCADE = "alter table after_hours_matches add decline_id uuid references after_hours_declines on delete cascade"
+
+
+@pytest.mark.parametrize("enforced", [True, False], ids=["added", "enforced"])
+def test_a_cascade_that_comes_during_the_sweep_reaches_nothing(app: App, database: str, enforced: bool) -> None:
     plant(app, 400, NOW)
+    if not enforced:
+        if app.info.server_version < 180000:
+            pytest.skip("this server enforces every constraint")
+        app.execute(f"{ADD_CASCADE} not enforced".encode())
     matches = count(app, "after_hours_matches")
     with session_on(database) as session:
         swept = Sweep(OLD_DECLINES, session, options(pace=TINY))
         steps = iter(swept)
         advance(steps, "windows")
         app.execute(
-            "alter table after_hours_matches add decline_id uuid references after_hours_declines on delete cascade"
+            ADD_CASCADE.encode()
+            if enforced
+            else "alter table after_hours_matches alter constraint after_hours_matches_decline_id_fkey enforced"
         )
         app.execute(
             "update after_hours_matches"
@@ -60,14 +70,23 @@ RUINED = (
         (
             RUINED.format("return old;")
             + "create trigger ruin after delete on after_hours_declines for each row execute function ruin()",
-            "a trigger was put on public.after_hours_declines (ruin)",
+            "a trigger was put on public.after_hours_declines or changed (ruin)",
         ),
         (
             RUINED.format("return null;")
             + "create trigger ruin before delete on after_hours_declines for each row execute function ruin()",
-            "a trigger was put on public.after_hours_declines (ruin)",
+            "a trigger was put on public.after_hours_declines or changed (ruin)",
         ),
         ("alter table after_hours_declines enable trigger asleep", "a trigger was put"),
+        (
+            RUINED.format("return null;") + "create or replace trigger awake after delete on after_hours_declines"
+            " for each row execute function ruin()",
+            "a trigger was put on public.after_hours_declines or changed (awake)",
+        ),
+        (
+            RUINED.format("return null;").replace("create function ruin()", "create or replace function nothing()"),
+            "a trigger was put on public.after_hours_declines or changed (awake)",
+        ),
         ("alter table after_hours_declines enable rule asleep", "a rewrite rule was put"),
         (
             "create table copy (like after_hours_declines including all);"
@@ -89,6 +108,8 @@ RUINED = (
         "a trigger",
         "a trigger instead",
         "a trigger enabled",
+        "a trigger replaced",
+        "a trigger's function replaced",
         "a rule enabled",
         "another table",
         "another schema",
@@ -100,6 +121,7 @@ def test_nothing_more_is_deleted_once_a_delete_does_more_than_preflight_saw(
     plant(app, 400, NOW)
     app.execute(
         "create function nothing() returns trigger language plpgsql as $$ begin return null; end $$;"
+        "create trigger awake after delete on after_hours_declines for each row execute function nothing();"
         "create trigger asleep after delete on after_hours_declines for each row execute function nothing();"
         "alter table after_hours_declines disable trigger asleep;"
         "create rule asleep as on delete to after_hours_declines do also notify asleep;"

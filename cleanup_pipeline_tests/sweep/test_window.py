@@ -480,9 +480,8 @@ def test_functions_and_operators_that_fit_better_than_the_servers_own_are_never_
         app.execute(f"create function public.{function} {trap}".encode())
     for number, (operator, left, right, result) in enumerate(BETTER_FITTING_OPERATORS):
         app.execute(f"create function trap{number}({left}, {right}) returns {result} {trap}".encode())
-        app.execute(
-            f"create operator public.{operator} (leftarg = {left}, rightarg = {right}, function = trap{number})".encode()
-        )
+        operands = f"leftarg = {left}, rightarg = {right}, function = trap{number}"
+        app.execute(f"create operator public.{operator} ({operands})".encode())
     app.execute(f"create function step(text, name, text) returns text {trap}".encode())
     app.execute(f"create function final(text) returns text {trap}".encode())
     app.execute("create aggregate public.string_agg(name, text) (sfunc = step, stype = text, finalfunc = final)")
