@@ -565,6 +565,8 @@ def _pins(server_version: int, search_path: str, *, waits: bool) -> sql.Composed
         # A standby that does not answer would hold a commit, and its locks, for good: no timeout holds there. What a
         # failover loses of a cleanup is cleaned again.
         settings["synchronous_commit"] = "local"
+    if server_version >= 130000:
+        settings["log_parameter_max_length_on_error"] = "0"  # references are parameters, and name people
     if server_version >= 170000:
         settings["transaction_timeout"] = "0"
     return sql.SQL("select {}").format(

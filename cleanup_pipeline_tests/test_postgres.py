@@ -383,6 +383,7 @@ def test_each_transaction_pins_what_correctness_rests_on(app: App, database: str
         "statement_timeout": "1s",
         "search_path": "decoy, public",
         "transaction_timeout": "10s",
+        "log_parameter_max_length_on_error": "-1",
     }.items():
         if app.execute("select from pg_settings where name = %s", [setting]).fetchall():
             app.execute(
@@ -405,6 +406,7 @@ def test_each_transaction_pins_what_correctness_rests_on(app: App, database: str
     assert shown(session, "search_path") == ["pg_catalog, pg_temp"]
     with session.transaction(LIMITS, rows=True) as transaction:
         assert transaction.one(sql.SQL("show search_path")) == ("pg_catalog, decoy, public, pg_temp",)
+    assert shown(session, "log_parameter_max_length_on_error") == ["0"]
     if session.server_version >= 170000:
         assert shown(session, "transaction_timeout") == ["0"]
 
