@@ -13,7 +13,8 @@ from cleanup_pipeline.sweep.finding import Finding, Severity
 class Change:
     """What is done to rows of a table: they are deleted (`columns` is None), or these of their columns change.
 
-    `by`: a trigger that may change any other column as well, but the primary key, before the row is written.
+    `by`: a trigger that may change any other column as well, but a primary key of one column, before the row is
+    written.
     """
 
     table: int
@@ -26,7 +27,9 @@ class Change:
             return key.on_delete
         if not self.columns.isdisjoint(key.key):
             return key.on_update
-        # A trigger that sets `updated_at` is common, and so is a cascade from the primary key: none changes that key.
+        # A trigger that sets `updated_at` is common, and so is a cascade from the primary key: where that is one column
+        # (unique by whatever index), it is the row's identity, and we take it that no trigger changes it. Of several
+        # columns one may be a version or a time.
         # Where a trigger only may change what is referred to, that a key forbids it is nothing to tell.
         return key.on_update if self.by and key.on_update not in "ar" and not key.of_primary else None
 

@@ -74,9 +74,9 @@ class ForeignKey:
     """A foreign key of `child` that points at `key` of `parent`; the actions are pg_constraint's letters.
 
     `child_columns` are the child's, and `columns` the same, quoted and separated by commas; `indexed`: a valid index of
-    it begins with them; without one each deleted row of the parent scans the child. `child_holds_rows`: it is not
-    partitioned (its partitions have keys of their own, each of them named by one as well). `of_primary`: it points at
-    the parent's primary key. One that is not `enforced` does nothing.
+    it begins with one of them; without one each deleted row of the parent scans the child. `child_holds_rows`: it is
+    not partitioned (its partitions have keys of their own, each of them named by one as well). `of_primary`: it points
+    at the parent's primary key, which is one column. One that is not `enforced` does nothing.
     """
 
     oid: int
@@ -493,10 +493,13 @@ class Catalog:
                              and (i.indpred is null or substring(
                                  i.indpred::text from '^.NULLTEST :arg .VAR .*:varattno ([0-9]+) .* :nulltesttype 1 '
                              )::int2 = any(c.conkey))
-                             -- An int2vector counts from 0; the order of the columns does not matter.
-                             and (i.indkey::int2[])[0:cardinality(c.conkey) - 1] @> c.conkey
+                             and i.indkey[0] = any(c.conkey)
                        ),
-                       exists (select from pg_index where indexrelid = c.conindid and indisprimary),
+                       exists (
+                           select from pg_index
+                           where indrelid = c.confrelid and indisprimary and indnkeyatts = 1
+                             and c.confkey = array[indkey[0]]
+                       ),
                        {enforced}
                 from pg_constraint c
                 where c.contype = 'f' and c.confrelid in (select oid from reached)

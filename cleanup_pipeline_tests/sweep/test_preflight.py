@@ -362,6 +362,21 @@ CASES = [
         ("after_hours_matches", "because", "on update cascade", "its trigger count_up may change any column"),
     ),
     Case(
+        "a_key_that_follows_a_primary_key_of_two_columns_of_which_a_trigger_may_change_one",
+        EXPIRED_SESSIONS,
+        (
+            *DROP_SESSIONS_KEYS,
+            "alter table after_hours_sessions drop constraint after_hours_sessions_pkey,"
+            " add version int default 0, add primary key (id, version)",
+            "alter table after_hours_matches add version int, add constraint because"
+            " foreign key (session_id, version) references after_hours_sessions (id, version) on update cascade",
+            "create function count_up() returns trigger language plpgsql"
+            " as 'begin new.version := old.version + 1; return new; end'",
+            "create trigger count_up before update on after_hours_sessions for each row execute function count_up()",
+        ),
+        ("after_hours_matches", "because", "on update cascade", "its trigger count_up may change any column"),
+    ),
+    Case(
         "a_rewrite_rule",
         OLD_DECLINES,
         ("create rule keep as on delete to after_hours_declines do instead nothing",),
@@ -520,12 +535,18 @@ def test_triggers_are_told_by_their_names(app: App, database: str) -> None:
     assert [severity for told, severity in found.items() if "trigger veto" in told] == [Severity.WARNING]
 
 
+@pytest.mark.parametrize(
+    "index",
+    ["add unique (id)", "drop constraint after_hours_sessions_pkey cascade, add unique (id), add primary key (id)"],
+    ids=["by_its_index", "by_another_index"],
+)
 def test_a_trigger_that_notes_the_time_of_a_change_blocks_no_start_beside_a_cascade_of_the_primary_key(
-    app: App, database: str
+    app: App, database: str, index: str
 ) -> None:
     for statement in (
         "alter table after_hours_matches drop constraint after_hours_matches_session_id_fkey",
-        "alter table after_hours_matches add foreign key (session_id) references after_hours_sessions"
+        f"alter table after_hours_sessions {index}",
+        "alter table after_hours_matches add foreign key (session_id) references after_hours_sessions (id)"
         " on update cascade",
         "alter table after_hours_sessions add updated_at timestamptz",
         "create function touch() returns trigger language plpgsql as 'begin new.updated_at := now(); return new; end'",
@@ -756,6 +777,19 @@ def test_an_index_on_a_key_serves_it_where_it_has_every_row_that_refers(
 ) -> None:
     app.execute("create table reports (open bool, decline_id uuid references after_hours_declines)")
     app.execute(f"create index on reports (decline_id) {where}".encode())
+    assert any("without an index" in said for said in told_of(database, OLD_DECLINES)) is not serves
+
+
+@pytest.mark.parametrize(("columns", "serves"), [("at", True), ("decline_id", True), ("open", False)])
+def test_an_index_that_begins_with_one_column_of_a_key_of_several_serves_it(
+    app: App, database: str, columns: str, serves: bool
+) -> None:
+    app.execute("alter table after_hours_declines add unique (id, created_at)")
+    app.execute(
+        "create table reports (open bool, decline_id uuid, at timestamptz,"
+        " foreign key (decline_id, at) references after_hours_declines (id, created_at))"
+    )
+    app.execute(f"create index on reports ({columns}, open)".encode())
     assert any("without an index" in said for said in told_of(database, OLD_DECLINES)) is not serves
 
 
