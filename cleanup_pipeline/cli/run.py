@@ -87,9 +87,9 @@ def _at_most(session: Session, rule: Rule, options: Options) -> int:
     """
     reader = Reader(session, options.pace, threading.Event())
     try:
-        report = preflight.inspect(session, rule)
+        report = preflight.inspect(session, rule, deep=options.deep)
         target = report.target
-        if target is None or report.refusals or (target.guard and not options.deep):
+        if target is None or report.refusals or target.guard:
             return 0
         statements = statements_for(target, options)
         return sum(_rows_at_most(reader, statements, leaf) for leaf in target.leaves)

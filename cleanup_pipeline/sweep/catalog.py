@@ -393,6 +393,8 @@ class Catalog:
 
         Its name, and what it does on delete (pg_constraint's letter).
         """
+        if reference.column not in table.columns or reference.key not in parent.columns:
+            return None
         found = self._rows(
             """
             with recursive c as (

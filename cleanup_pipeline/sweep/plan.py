@@ -65,7 +65,7 @@ def plan(rule: Rule, session: Session, options: Options, stop: threading.Event |
     planned = Plan(rule.name)
     reader = Reader(session, options.pace, stop or threading.Event())
     try:
-        report = reader.patiently(lambda: preflight.require(session, rule))
+        report = reader.patiently(lambda: preflight.require(session, rule, deep=options.deep))
         planned.notes = [str(finding) for finding in report.findings]
         assert report.target is not None  # noqa: S101 -- preflight refuses without one
         _measure(planned, report.target, reader, options)
@@ -85,7 +85,7 @@ def plan(rule: Rule, session: Session, options: Options, stop: threading.Event |
 
 def _measure(planned: Plan, target: Target, reader: Reader, options: Options) -> None:
     statements = statements_for(target, options)
-    if target.guard and not options.deep:
+    if target.guard:
         planned.access = f"guarded by {target.guard}"
         planned.candidates, planned.undated = 0, 0
         planned.share, planned.expected_s = 0.0, 0.0

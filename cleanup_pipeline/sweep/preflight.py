@@ -44,9 +44,9 @@ class Report:
         return [finding for finding in self.findings if finding.severity is Severity.REFUSAL]
 
 
-def require(session: Session, rule: Rule) -> Report:
+def require(session: Session, rule: Rule, *, deep: bool = False) -> Report:
     """Inspect, and raise `RefusedError` with the first refusal (and how many more there are)."""
-    report = inspect(session, rule)
+    report = inspect(session, rule, deep=deep)
     accept(report)
     return report
 
@@ -60,11 +60,14 @@ def accept(report: Report) -> Target:
     return report.target
 
 
-def inspect(session: Session, rule: Rule) -> Report:
-    """Look at everything that a sweep of `rule` would meet. Writes nothing, and waits for no lock."""
+def inspect(session: Session, rule: Rule, *, deep: bool = False) -> Report:
+    """Look at everything that a sweep of `rule` would meet. Writes nothing, and waits for no lock.
+
+    `deep`: what a foreign key guards is to be judged all the same, so that none counts as a guard.
+    """
     report = Report(rule)
     try:
-        _look_into(session, rule, report)
+        _look_into(session, rule, report, deep=deep)
     except (errors.CharacterNotInRepertoire, errors.UntranslatableCharacter):
         report.target = None
         encoding = session.connection.info.parameter_status("server_encoding") or "unknown"
@@ -78,7 +81,7 @@ def inspect(session: Session, rule: Rule) -> Report:
     return report
 
 
-def _look_into(session: Session, rule: Rule, report: Report) -> None:
+def _look_into(session: Session, rule: Rule, report: Report, *, deep: bool) -> None:
     with session.transaction(_CATALOG_LIMITS) as transaction:
         catalog = Catalog(transaction)
         report.findings += _server(catalog, session)
@@ -90,8 +93,11 @@ def _look_into(session: Session, rule: Rule, report: Report) -> None:
         if report.refusals or table is None:
             return
         report.findings += _columns(rule, table)
+        guard = None
         if rule.orphan_of and parent is not None:
-            report.findings += _reference(rule.orphan_of, rule.table, table, parent)
+            guard = None if deep else catalog.guard(rule.orphan_of, table, parent)
+            if guard is None:  # else nothing is compared
+                report.findings += _reference(rule.orphan_of, rule.table, table, parent)
         if report.refusals:
             return
         leaves = catalog.leaves(table)
@@ -111,7 +117,6 @@ def _look_into(session: Session, rule: Rule, report: Report) -> None:
         report.findings += _triggers(rule, triggers)
         deferred = catalog.deferred([leaf.oid for leaf in leaves], rule.action)
         report.findings += _deferred(rule, deferred)
-        guard = catalog.guard(rule.orphan_of, table, parent) if rule.orphan_of and parent else None
         report.findings += _guard(rule, guard)
         parent_is_indexed = bool(
             rule.orphan_of and parent and (guard or catalog.is_indexed(parent, rule.orphan_of.key))

@@ -132,12 +132,12 @@ class Sweep:
     def _carry_out(self) -> Iterator[Progress]:
         result = self.result
         self._ensure_connected()
-        report = self._reader.patiently(lambda: preflight.inspect(self._session, self.rule))
+        report = self._reader.patiently(lambda: preflight.inspect(self._session, self.rule, deep=self._options.deep))
         result.findings = report.findings
         target = preflight.accept(report)
         result.notes += [str(finding) for finding in report.findings if finding.severity is Severity.WARNING]
         result.longest_batch_ms = 0.0
-        if target.guard and not self._options.deep:
+        if target.guard:
             result.access, result.remaining = f"guarded by {target.guard}", 0
             return
         self._stop_when_late()

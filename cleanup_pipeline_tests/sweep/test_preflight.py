@@ -1178,6 +1178,14 @@ def test_deep_looks_all_the_same(guarded: App, guarded_database: str, rule: Rule
     assert snapshot(guarded) == want
 
 
+def test_types_that_a_foreign_key_compares_are_refused_only_where_we_are_to_compare_them(
+    guarded: App, guarded_database: str
+) -> None:
+    guarded.execute("alter table after_hours_profiles alter user_id type text")
+    assert sweep(guarded_database, ORPHANED_PROFILES).access == "guarded by after_hours_profiles_user_id_fkey"
+    assert_refused(guarded_database, ORPHANED_PROFILES, "user_id is text", "compared safely")
+
+
 def not_validated(app: App, table: str, key: str) -> None:
     (definition,) = app.execute(
         "select pg_get_constraintdef(oid) from pg_constraint where conname = %s", [key]
