@@ -616,6 +616,8 @@ def explain(error: psycopg.Error) -> str:
             "the server closed the connection" if isinstance(error, psycopg.OperationalError) else type(error).__name__
         )
     named = _CONDITIONS.get(state) or re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
+    if state == "23514" and not error.diag.constraint_name and _is_the_servers_own(error):
+        named = "its partition's bounds forbid it"
     if error.diag.source_function == "check_enable_rls":  # in whatever language the message is
         named = "a row-level security policy would hide rows from this role"
     return f"{named} ({', '.join([f'SQLSTATE {state}', *_objects(error)])})"

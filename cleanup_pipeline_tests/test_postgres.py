@@ -540,6 +540,11 @@ def test_a_transaction_knows_its_fate_after_the_fact(app: App, session: Session)
             f" schema = '{SECRET}', column = '{SECRET}'; end $$",
             "a check constraint forbids it (SQLSTATE 23514)",
         ),
+        (
+            f"create table parted (word text) partition by list (word); create table other partition of parted"
+            f" for values in ('other'); insert into other values ('{SECRET}')",
+            "its partition's bounds forbid it (SQLSTATE 23514, table public.other)",
+        ),
         (f"insert into users (id, provider) values (repeat('{SECRET}', 100), '')", "22001"),
         (f'select "{SECRET}" from users', "42703"),
     ],
