@@ -124,7 +124,7 @@ def _look_into(session: Session, rule: Rule, report: Report, *, deep: bool) -> N
         if guard is None:
             report.findings += _event_triggers(catalog)
             if rule.orphan_of and parent and not parent_is_indexed:
-                report.findings += [_parent_without_an_index(rule, rule.orphan_of)]
+                report.findings += [_parent_without_an_index(rule, rule.orphan_of, parent)]
             report.findings += _advice(catalog, rule, family, leaves, keys)
             report.findings += _standbys(catalog)
         unindexed = _unindexed_keys(keys, family)
@@ -278,9 +278,10 @@ def _event_triggers(catalog: Catalog) -> Iterator[Finding]:
 
 def _row_security(catalog: Catalog, leaves: tuple[Leaf, ...], parent: Relation | None) -> Iterator[Finding]:
     oids = [leaf.oid for leaf in leaves] + ([parent.oid] if parent else [])
+    harm = "a hidden parent row makes an orphan" if parent else "a row that is hidden stays, however old it is"
     for name in catalog.hides_rows(oids):
         yield _refusal(
-            f"Row-level security on {name} may hide rows from this role, and a hidden parent row makes an orphan.",
+            f"Row-level security on {name} may hide rows from this role, and {harm}.",
             "Use a role with BYPASSRLS.",
         )
 
@@ -321,13 +322,16 @@ def _guard(rule: Rule, guard: tuple[str, str] | None) -> Iterator[Finding]:
     yield Finding(Severity.NOTE, what)
 
 
-def _parent_without_an_index(rule: Rule, reference: Reference) -> Finding:
+def _parent_without_an_index(rule: Rule, reference: Reference, parent: Relation) -> Finding:
+    where = f"{quoted(reference.parent.schema, reference.parent.name)} ({quoted(reference.key)});"
+    do = f"create unique index concurrently on {where}"
+    if parent.kind == "p":  # which takes none concurrently, and a unique one only with the columns it is divided by
+        do = f"create index concurrently on each of the partitions, then create index on {where}"
     return Finding(
         Severity.WARNING,
         f"No valid index of all rows begins with {reference.key} of {reference.parent}: {rule.table} can't be judged "
         "slice by slice, and is judged as a whole.",
-        f"create unique index concurrently on {quoted(reference.parent.schema, reference.parent.name)} "
-        f"({quoted(reference.key)});",
+        do,
     )
 
 

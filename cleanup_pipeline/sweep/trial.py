@@ -70,7 +70,7 @@ def _published(session: Session, statements: Statements, leaf: Leaf) -> Finding:
 def _look(transaction: Transaction, statements: Statements, leaf: Leaf, walked: _Walked) -> Iterator[Finding]:
     if statements.rule.orphan_of is None:
         _look_for_an_index(transaction, statements, leaf, walked)
-    elif statements.target.guard is None and (wrong := judgement.lacks_parents(transaction, statements, leaf, _SOME)):
+    elif wrong := judgement.lacks_parents(transaction, statements, leaf, _SOME):
         yield Finding(Severity.REFUSAL, wrong)
 
 

@@ -404,7 +404,7 @@ CASES = [
         "alter table after_hours_sessions enable row level security;"
         "create policy few on after_hours_sessions for select using (ended_at is null)",
         refused(SESSIONS, FINGERPRINTS),
-        ("Row-level security on after_hours_sessions", "hidden parent row makes an orphan"),
+        ("Row-level security on public.after_hours_sessions", "hidden parent row makes an orphan"),
         role="granted",
     ),
     Case(

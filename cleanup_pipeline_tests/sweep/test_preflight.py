@@ -690,6 +690,9 @@ def test_a_parents_key_without_an_index_is_told(app: App, database: str) -> None
     app.execute("alter table after_hours_sessions drop constraint after_hours_sessions_pkey")
     (found,) = [said for said in told_of(database, ORPHANED_FINGERPRINTS) if "begins with id" in said]
     assert "create unique index concurrently on public.after_hours_sessions (id);" in found
+    partition(app, "after_hours_sessions", "id")
+    (found,) = [said for said in told_of(database, ORPHANED_FINGERPRINTS) if "begins with id" in said]
+    assert "on each of the partitions, then create index on public.after_hours_sessions (id);" in found
 
 
 def test_an_event_trigger_that_forbids_the_temporary_table_is_told_before_and_after(app: App, database: str) -> None:
@@ -1063,10 +1066,17 @@ def test_row_level_security_is_refused_on_the_table_and_on_its_parent(
     assert_refused_to(app, database, cleaner, ORPHANED_FINGERPRINTS, "Row-level security", table)
 
 
+@pytest.mark.parametrize(
+    ("rule", "harm"),
+    [(ORPHANED_FINGERPRINTS, "a hidden parent row makes an orphan"), (EXPIRED_SESSIONS, "a row that is hidden stays")],
+    ids=["parent", "swept"],
+)
 @pytest.mark.usefixtures("planted")
-def test_row_level_security_without_a_policy_is_refused(app: App, database: str, cleaner: str) -> None:
+def test_row_level_security_without_a_policy_is_refused(
+    app: App, database: str, cleaner: str, rule: Rule, harm: str
+) -> None:
     app.execute("alter table after_hours_sessions enable row level security")
-    assert_refused_to(app, database, cleaner, ORPHANED_FINGERPRINTS, "Row-level security", "after_hours_sessions")
+    assert_refused_to(app, database, cleaner, rule, "Row-level security on public.after_hours_sessions", harm)
 
 
 @pytest.mark.parametrize("force", [False, True], ids=["not_forced", "forced"])
