@@ -99,7 +99,7 @@ def blast_radius(
         changes = [updates.change(oid, frozenset({number})) for oid, number in written.items()]
     paths = [(change, str(rule.table)) for change in changes]
     seen = set(changes)
-    told: set[str] = set()
+    told: set[tuple[object, ...]] = set()
     while paths:
         change, path = paths.pop(0)
         for key in keys:
@@ -108,24 +108,25 @@ def blast_radius(
                 continue
             deletes = change.columns is None
             name = f"{key.child_name} ({key.name}, on {'delete' if deletes else 'update'} {ACTIONS[action]})"
+            # A foreign key to a partitioned table has one of its own to each of the partitions.
+            again = (key.child, key.child_columns, deletes, action) in told
+            told.add((key.child, key.child_columns, deletes, action))
             way = f"{path} (its trigger {change.by} may change any column)" if change.by else path
             if action in "ar":
-                if name not in told:
+                if not again:
                     late = ", checked at commit" if key.deferred else ""
                     yield Finding(
                         Severity.WARNING,
                         f"{name} refers to {path}{late}: rows that it refers to can't be changed so, and stay.",
                     )
-                told.add(name)
                 continue
-            if key.child not in own and name not in told:
+            if key.child not in own and not again:
                 yield Finding(
                     Severity.REFUSAL,
                     f"{rule.name} would reach {key.child_name}, which the rule does not name as its own: "
                     f"{way} ← {name}.",
                     "Drop that foreign key's action, or name the table in the rule's may_touch.",
                 )
-            told.add(name)
             # A cascade deletes rows as a delete does; any other action changes the columns that refer.
             follows = (
                 Change(key.child)
