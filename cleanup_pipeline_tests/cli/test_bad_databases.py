@@ -304,7 +304,7 @@ CASES = [
         + DROP_KEYS_TO_SESSIONS
         + "alter table after_hours_sessions alter id drop default, alter id type citext",
         refused(FINGERPRINTS),
-        ("device_fingerprints.session_id is of type citext", "equality"),
+        ("device_fingerprints.session_id is of type public.citext", "equality"),
     ),
     # --- Roles that may not, or may only read.
     Case(
@@ -396,7 +396,7 @@ CASES = [
         "create policy all_rows on device_fingerprints for select using (true);"
         "create policy few on device_fingerprints for delete using (platform = 'ios')",
         refused(FINGERPRINTS),
-        ("Row-level security on device_fingerprints",),
+        ("Row-level security on public.device_fingerprints",),
         role="granted",
     ),
     Case(
@@ -404,14 +404,14 @@ CASES = [
         "alter table after_hours_sessions enable row level security;"
         "create policy few on after_hours_sessions for select using (ended_at is null)",
         refused(SESSIONS, FINGERPRINTS),
-        ("Row-level security on public.after_hours_sessions", "hidden parent row makes an orphan"),
+        ("Row-level security on public.after_hours_sessions", "may hide rows from this role"),
         role="granted",
     ),
     Case(
         "a parent's rows hidden, since there is no policy",
         "alter table users enable row level security",
         refused(PROFILES, PREFERENCES),
-        ("Row-level security on users",),
+        ("Row-level security on public.users",),
         role="granted",
     ),
     Case(
@@ -419,7 +419,7 @@ CASES = [
         "alter table after_hours_declines owner to ROLE;"
         "alter table after_hours_declines enable row level security, force row level security",
         refused(DECLINES),
-        ("Row-level security on after_hours_declines", "BYPASSRLS"),
+        ("Row-level security on public.after_hours_declines", "BYPASSRLS"),
         role="granted",
     ),
     Case(
@@ -444,7 +444,7 @@ CASES = [
         "update after_hours_matches set decline_id = (select id from after_hours_declines order by created_at limit 1)",
         refused(DECLINES),
         ("would reach public.after_hours_matches", "public.after_hours_declines ← public.after_hours_matches"),
-        doctor=("after_hours_messages", "← after_hours_messages (after_hours_messages_match_id_fkey"),
+        doctor=("after_hours_messages", "← public.after_hours_messages (after_hours_messages_match_id_fkey"),
     ),
     Case(
         "a foreign key that sets null",
@@ -503,19 +503,19 @@ CASES = [
         "a rewrite rule that does nothing instead",
         "create rule keep as on delete to after_hours_declines do instead nothing",
         refused(DECLINES),
-        ("rewrite rule keep on after_hours_declines",),
+        ("rewrite rule keep on public.after_hours_declines",),
     ),
     Case(
         "a rewrite rule that does more",
         "create rule more as on delete to after_hours_declines do also delete from after_hours_messages",
         refused(DECLINES),
-        ("rewrite rule more on after_hours_declines",),
+        ("rewrite rule more on public.after_hours_declines",),
     ),
     Case(
         "a rewrite rule on what closes a session",
         "create rule keep as on update to after_hours_sessions do instead nothing",
         refused(SESSIONS),
-        ("rewrite rule keep on after_hours_sessions",),
+        ("rewrite rule keep on public.after_hours_sessions",),
     ),
     # --- Writes that would do less.
     Case(

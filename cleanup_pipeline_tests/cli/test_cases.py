@@ -93,7 +93,7 @@ def test_c03_a_cascade_that_scans_a_large_table_for_each_row_is_told_and_beyond_
         told = [finding for finding in inspect(session, rule).findings if "because" in finding.what]
     assert [finding.severity for finding in told] == [Severity.WARNING]
     assert f"scans its {pages:,} pages" in told[0].what
-    assert told[0].do == "create index concurrently on reasons (decline_id);"
+    assert told[0].do == "create index concurrently on public.reasons (decline_id);"
 
     few = sweep_one(database, rule, as_of=now)
     assert (few.status, few.affected, counted(app, "reasons")) == (Status.SUCCESS, 1, 1_000_000)
@@ -342,9 +342,9 @@ def test_doctor_tells_what_is_to_be_known_of_the_schema_of_production(cli: Cli, 
     assert {rule["status"] for rule in done.rules.values()} == {"success"}
 
     sessions = " ".join(findings(done, "expired_sessions"))
-    assert "device_fingerprints (device_fingerprints_session_id_fkey)" in sessions
+    assert "public.device_fingerprints (device_fingerprints_session_id_fkey)" in sessions
     assert "without an index on session_id" in sessions
-    assert "create index concurrently on device_fingerprints (session_id);" in sessions
+    assert "create index concurrently on public.device_fingerprints (session_id);" in sessions
     (reached,) = [told for told in findings(done, "expired_sessions") if "would reach" in told]
     assert "after_hours_matches" in reached
     assert "after_hours_messages" in reached
