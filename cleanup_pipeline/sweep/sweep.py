@@ -161,7 +161,7 @@ class Sweep:
             self._tell(scans(due, target.scanned_pages, self.rule.table))
         passes = 0
         previous: int | None = None
-        was_stuck = False
+        was_tried = False
         while passes < MOST_PASSES:
             before = result.affected
             writer.leftovers = Leftovers()
@@ -176,13 +176,19 @@ class Sweep:
             passes += 1
             done = not (left or target.triggers or self._options.budget.spent)
             result.remaining = 0 if done and witness.saw_nobody() else (yield from self._look(target, statements))
-            # What is no fewer than before a trigger brings back; or it was locked for a moment: it is tried once more.
-            stuck = result.affected == before or (previous is not None and result.remaining >= previous)
             self._stays_unlocked = result.remaining > left
-            given_up = stuck and (was_stuck or not target.triggers)
-            if not self._stays_unlocked or given_up or self._options.budget.spent:
+            if not self._stays_unlocked or self._options.budget.spent:
                 return
-            previous, was_stuck = result.remaining, stuck
+            # What is no fewer than before is brought back by a trigger.
+            if previous is not None and result.remaining >= previous:
+                return
+            # A trigger keeps what no pass changes, unless it was locked for a moment: it is tried once more.
+            if result.affected == before:
+                if was_tried or not target.triggers:
+                    return
+                was_tried = True
+            else:
+                previous = result.remaining
 
     def _clean_leaf(
         self, leaf: Leaf, statements: Statements, writer: Writer, number: int, leaves: int
