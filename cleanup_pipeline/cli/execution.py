@@ -22,6 +22,7 @@ _REPOSITORY = "__repository__@cleanup_pipeline"
 
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _RECORDS_BACK = 100
+_RECORDING_TAKES_S = 1.0
 
 
 class Observed(Observer):
@@ -37,9 +38,9 @@ class Observed(Observer):
         """Keep how far a rule is."""
         self.latest[progress.rule] = progress
 
-    def so_far(self) -> Report:
+    def so_far(self, *remarks: str) -> Report:
         """What is to be told where the process ends now."""
-        return self.report({rule.name: self._cut_short(rule) for rule in self.request.rules})
+        return self.report({rule.name: self._cut_short(rule) for rule in self.request.rules}, *remarks)
 
     def report(self, others: Mapping[str, RuleReport], *remarks: str) -> Report:
         """What came of each rule; `others` tells of those that have no result."""
@@ -73,6 +74,27 @@ def execute(request: Request, instance: DagsterInstance, observed: Observed) -> 
     remarks = [] if outcome.success or _told(observed) else ["Dagster could not record the end of the run."]
     remarks += _of_runs_met(instance, observed)
     return observed.report(_without_result(request, observed, _errors(outcome)), *remarks)
+
+
+def ended_at_once(instance: DagsterInstance, observed: Observed) -> Report:
+    """What is to be told where the process of a recorded run ends now; the run is recorded as canceled."""
+    run_id = observed.request.run_id
+    # A storage that does not answer must not keep anybody who wants out.
+    recording = threading.Thread(target=_record_as_canceled, args=(instance, run_id), daemon=True)
+    recording.start()
+    recording.join(_RECORDING_TAKES_S)
+    if not recording.is_alive():
+        return observed.so_far()
+    return observed.so_far(
+        f"Dagster's storage did not take the end of run {run_id}: it is listed as running until Dagster's run "
+        "monitoring ends it, or Terminate in the UI does."
+    )
+
+
+def _record_as_canceled(instance: DagsterInstance, run_id: str) -> None:
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished:
+        instance.report_run_canceled(run, "The command was ended at once.")
 
 
 def _of_runs_met(instance: DagsterInstance, observed: Observed) -> list[str]:

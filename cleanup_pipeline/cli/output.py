@@ -63,8 +63,8 @@ class Streams:
 def open_streams() -> Iterator[Streams]:
     """Keep both streams for the command alone.
 
-    Within a step Dagster puts files in place of them. And whatever else writes to stdout (a library, a warning) must
-    not stand beside the one JSON document: it goes to stderr meanwhile.
+    Whatever else writes to stdout (a library, a warning) must not stand beside the one JSON document: it goes to stderr
+    meanwhile.
     """
     _open_what_is_closed()
     ours = Streams(

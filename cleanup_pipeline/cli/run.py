@@ -44,7 +44,7 @@ def work(request: Request, streams: Streams, watch: Watch) -> Report:
 
 def _run(request: Request, storage: Storage, streams: Streams, watch: Watch) -> Report:
     from cleanup_pipeline.cli.display import display_on
-    from cleanup_pipeline.cli.execution import Observed, execute
+    from cleanup_pipeline.cli.execution import Observed, ended_at_once, execute
 
     with storage.instance() as instance:
         if storage.unrecorded:
@@ -52,7 +52,7 @@ def _run(request: Request, storage: Storage, streams: Streams, watch: Watch) -> 
         elif where := link_to(request.run_id):
             streams.err.line(f"Watch it: {where}")
         observed = Observed(request, watch.stop)
-        watch.so_far = observed.so_far
+        watch.so_far = observed.so_far if storage.unrecorded else lambda: ended_at_once(instance, observed)
         watch.begin()
         watch.display = display_on(streams.err, observed)
         return execute(request, instance, observed)

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 
+# Dagster would copy a step's stdout and stderr to the UI by child processes, which a Ctrl-C typed at a terminal reaches
+# too, with a traceback. The command writes to neither within a step.
+_NO_CAPTURE = {
+    "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+}
+
+
 class StorageError(CannotBeginError):
     """Dagster's storage is not configured as it should be, or can't be reached."""
 
@@ -48,12 +55,13 @@ class Storage:
     def instance(self) -> "Iterator[DagsterInstance]":
         """Open the instance, or one in memory where nothing is recorded. Raises `StorageError`."""
         from dagster import DagsterInstance
+        from dagster._core.instance import InstanceRef
 
         if self.home is None:
             opened = DagsterInstance.ephemeral(settings={"telemetry": {"enabled": False}})
         else:
             try:
-                opened = DagsterInstance.from_config(str(self.home))
+                opened = DagsterInstance.from_ref(InstanceRef.from_dir(str(self.home), overrides=_NO_CAPTURE))
             except Exception as error:
                 # What it says may hold the storage's URL.
                 raise StorageError(

@@ -1,8 +1,12 @@
 """Interrupts at every stage, as a process meets them. A stage interrupts itself, so that no test depends on timing."""
 
+import os
+import pty
 import signal
 import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,7 @@ from dagster import DagsterInstance
 from psycopg import Connection
 
 from cleanup_pipeline.cli.report import NOT_STARTED
-from cleanup_pipeline_tests.cli.conftest import Ended, ended, start
+from cleanup_pipeline_tests.cli.conftest import Ended, ended, environment, start
 
 RULES = ["expired_sessions", "old_declines", "orphaned_fingerprints", "orphaned_profiles", "orphaned_preferences"]
 DECLINES = "select count(*) from after_hours_declines"
@@ -128,8 +132,8 @@ def test_a_signal_while_the_json_is_written_or_after_changes_nothing_any_more(da
     assert done.rules["old_declines"]["affected"] == 1000
 
 
-def test_a_second_ctrl_c_ends_it_at_once(database: str, planted: Connection) -> None:
-    hang = """
+HANGS = """
+import sys
 import cleanup_pipeline.cli.execution as m
 def progress(self, progress):
     self.latest[progress.rule] = progress
@@ -137,9 +141,13 @@ def progress(self, progress):
     time.sleep(60)
 m.Observed.progress = progress
 """
-    process = start(
-        ["run", "--json", "--rule", "old_declines"], {"CLEANUP_DATABASE_URL": database}, "import sys\n" + STRUCK + hang
-    )
+
+
+def test_a_second_ctrl_c_ends_it_at_once_and_the_run_is_not_left_as_running(
+    database: str, planted: Connection, instance: DagsterInstance, dagster_home: Path
+) -> None:
+    variables = {"CLEANUP_DATABASE_URL": database, "DAGSTER_HOME": str(dagster_home)}
+    process = start(["run", "--json", "--rule", "old_declines"], variables, STRUCK + HANGS)
     wait_for(process, "HANGS")
     process.send_signal(signal.SIGINT)
     wait_for(process, "Stopping")
@@ -150,6 +158,60 @@ m.Observed.progress = progress
     assert done.code == 130
     assert done.json["status"] == "interrupted"
     assert planted.execute(DECLINES).fetchone() == (2000 - done.rules["old_declines"]["affected"],)
+    run_ = instance.get_run_by_id(done.json["run_id"])
+    assert run_ is not None
+    assert run_.status.value == "CANCELED"
+
+
+def test_where_the_storage_does_not_take_the_end_of_a_run_a_second_ctrl_c_says_so(
+    database: str, planted: Connection, dagster_home: Path
+) -> None:
+    silent = "m._record_as_canceled = lambda *_: time.sleep(60)\n"
+    variables = {"CLEANUP_DATABASE_URL": database, "DAGSTER_HOME": str(dagster_home)}
+    process = start(["run", "--json", "--rule", "old_declines"], variables, STRUCK + HANGS + silent)
+    wait_for(process, "HANGS")
+    process.send_signal(signal.SIGINT)
+    wait_for(process, "Stopping")
+    process.send_signal(signal.SIGINT)
+    done = ended(process)
+    assert done.code == 130
+    assert f"end of run {done.json['run_id']}: it is listed as running until" in done.err
+
+
+@pytest.mark.usefixtures("planted")
+def test_ctrl_c_typed_at_a_terminal_stops_it_and_nothing_of_dagsters_is_seen(database: str, dagster_home: Path) -> None:
+    works = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+import cleanup_pipeline.cli.execution as m
+def progress(self, progress, show=m.Observed.progress):
+    show(self, progress)
+    print("AT WORK", file=sys.stderr, flush=True)
+    self.stop.wait(60)
+m.Observed.progress = progress
+"""
+    script = f"{works}\nfrom cleanup_pipeline.cli import main\nmain()"
+    variables = {"CLEANUP_DATABASE_URL": database, "DAGSTER_HOME": str(dagster_home), "TERM": "xterm"}
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "run", "--rule", "old_declines"],
+        env=environment(variables),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,  # and there the terminal is its own, as a shell has it
+    )
+    os.close(theirs)
+    shown, typed = b"", False
+    with suppress(OSError):  # the terminal's other end is closed
+        while part := os.read(ours, 65536):
+            shown += part
+            if b"AT WORK" in shown and not typed:
+                typed = os.write(ours, b"\x03") == 1
+    os.close(ours)
+    assert process.wait(60) == 130
+    assert b"Interrupted." in shown
+    assert b"Traceback" not in shown
 
 
 def wait_for(process: subprocess.Popen[str], word: str) -> None:
