@@ -113,6 +113,8 @@ def asset_of(rule: Rule, place: int) -> AssetsDefinition:
                     "cleanup/action": "close" if isinstance(rule.action, Close) else "delete",
                 },
                 metadata=static_metadata(rule),
+                # A rule that a limit of the run left no time for.
+                skippable=True,
                 freshness_policy=FreshnessPolicy.time_window(fail_window=OVERDUE_AFTER),
             )
         ],

@@ -46,9 +46,14 @@ def last_nights(instance: DagsterInstance, now: datetime, tonight: Sequence[Resu
     days = [today - timedelta(days=back) for back in reversed(range(NIGHTS))]
     told = {rule.name: _by_day(_records(instance, rule, days[0]), run_id) for rule in RULES_ON}
     for result in tonight:
-        night = Night(result.affected, result.status is Status.SUCCESS)
+        night = Night(result.affected, is_complete(result))
         told[result.rule][today] = told[result.rule].get(today, Night()) | night
     return {name: [nights.get(day, Night()) for day in days] for name, nights in told.items()}
+
+
+def is_complete(result: Result) -> bool:
+    """Whether a rule was carried out. One that the run's time did not last for has no error, but nobody has looked."""
+    return result.status is Status.SUCCESS and result.remaining is not None
 
 
 def clean_at(instance: DagsterInstance, rule: Rule) -> datetime | None:
@@ -133,7 +138,7 @@ def _svg(nights: Nights, last: date) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
         f'font-family="sans-serif" font-size="12" fill="{_INK}"><rect width="100%" height="100%" fill="#fff"/>'
         f'<text x="12" y="22" font-size="14" font-weight="bold">Rows cleaned a night</text>'
-        f'<text x="{_LEFT + 80}" y="22">grey: nothing ran; red: failed, refused or interrupted</text>'
+        f'<text x="{_LEFT + 80}" y="22">grey: nothing ran; red: not carried out to its end</text>'
         f"{''.join(rows)}"
         f'<text x="{_LEFT}" y="{height - 8}">{first}</text>'
         f'<text x="{_LEFT + NIGHTS * _STEP}" y="{height - 8}" text-anchor="end">{last}</text></svg>'

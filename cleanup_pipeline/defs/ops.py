@@ -26,7 +26,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 
 from cleanup_pipeline.defs.checks import Circumstances, results_of
 from cleanup_pipeline.defs.claim import SupersededError
-from cleanup_pipeline.defs.nights import clean_at
+from cleanup_pipeline.defs.nights import clean_at, is_complete
 from cleanup_pipeline.defs.resources import CleanupRun, Observer, PostgresResource
 from cleanup_pipeline.defs.story import observed_metadata
 from cleanup_pipeline.gate import tags
@@ -99,10 +99,13 @@ def _told(
         context.log.info(
             f"{rule.name}: {result.affected:,} rows in {result.batches:,} windows. {' '.join(result.notes)}"
         )
-        yield MaterializeResult(metadata=metadata)
-        return
+        if is_complete(result):
+            yield MaterializeResult(metadata=metadata)
+            return
     # An observation, since a materialization would make the asset look fresh.
     context.log_event(AssetObservation(asset_key=AssetKey(rule.asset), metadata=metadata))
+    if result.status is Status.SUCCESS:
+        return
     if result.status is Status.INTERRUPTED:
         context.log.warning(f"{rule.name} was interrupted; {result.affected:,} rows were committed before and stay.")
         raise DagsterExecutionInterruptedError

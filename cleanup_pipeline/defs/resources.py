@@ -109,15 +109,16 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
     _session: Session | None = PrivateAttr(default=None)
     _as_of: datetime | None = PrivateAttr(default=None)
     _budget: Budget = PrivateAttr(default_factory=Budget)
+    _deadline: float | None = PrivateAttr(default=None)
     _night_ends: float | None = PrivateAttr(default=None)
     _results: list[Result] = PrivateAttr(default_factory=list)
 
     def setup_for_execution(self, context: InitResourceContext) -> None:
         """Begin with nothing; the database is connected to by the first op, whose events then tell of it."""
         self._session, self._as_of, self._results = None, None, []
-        deadline = None if self.max_seconds is None else time.monotonic() + self.max_seconds
+        self._deadline = None if self.max_seconds is None else time.monotonic() + self.max_seconds
         self._night_ends = _night_end(context.run, context.instance)
-        self._budget = Budget(self.max_rows, _earliest(deadline, self._night_ends))
+        self._budget = Budget(self.max_rows, _earliest(self._deadline, self._night_ends))
 
     def begin(self, postgres: PostgresResource, run: DagsterRun, instance: DagsterInstance) -> Session:
         """Connect, fix `as_of` and claim the day, where that is not done yet; returns the run's one session.
@@ -195,7 +196,15 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
         if context.log is not None:
             context.log.info(summary.line(self._results))
         outcome = self._outcome(context.run)
-        context.instance.add_run_tags(context.run.run_id, tags.outcome_tags(context.run.run_id, outcome.value))
+        said = tags.outcome_tags(context.run.run_id, outcome.value)
+        if self._was_cut_short():
+            said[tags.LIMITED] = context.run.run_id
+        context.instance.add_run_tags(context.run.run_id, said)
+
+    def _was_cut_short(self) -> bool:
+        """Whether rows may be left since a limit of this run's own was reached; the night's end is none."""
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        return (late or self._budget.rows == 0) and any(result.remaining != 0 for result in self._results)
 
     def _outcome(self, run: DagsterRun) -> Status:
         """How the run ended. A step that died before its rule began, by its configuration say, has no result."""

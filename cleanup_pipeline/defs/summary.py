@@ -5,7 +5,7 @@ from datetime import datetime
 
 from dagster import DagsterInstance, MarkdownMetadataValue, MetadataValue
 
-from cleanup_pipeline.defs.nights import NIGHTS, Nights, last_nights, picture, spark
+from cleanup_pipeline.defs.nights import NIGHTS, Nights, is_complete, last_nights, picture, spark
 from cleanup_pipeline.gate.day import utc_day
 from cleanup_pipeline.sweep.result import Result, Status
 
@@ -16,6 +16,7 @@ def line(results: Sequence[Result]) -> str:
         f"{result.rule}: {result.affected:,} rows"
         + (f", {result.remaining:,} remain" if result.remaining else "")
         + (f" ({result.status.value})" if result.status is not Status.SUCCESS else "")
+        + (" (not looked at to its end)" if result.status is Status.SUCCESS and not is_complete(result) else "")
         for result in results
     ]
     return "; ".join(told)

@@ -131,10 +131,19 @@ def latest_runs(instance: DagsterInstance, job: str, limit: int) -> list[DayRun]
 
 
 def complete_good_runs(instance: DagsterInstance, ops: Set[str]) -> list[DayRun]:
-    """Return the last good runs: the nights', and those that people started of all `ops`, newest first."""
+    """Return the last good runs, newest first: the nights', and those that people started of all `ops`.
+
+    One that left something behind for a limit of its own is not among them; where the night ended first, it is.
+    """
     records = instance.get_run_records(RunsFilter(tags={tags.OUTCOME: "success"}), limit=_MOST_GOOD)
     runs = ((record.dagster_run, _day_run(instance, record)) for record in records)
-    return [run for stored, run in runs if run.good and (run.day or ops <= set(stored.step_keys_to_execute or ()))]
+    return [
+        run
+        for stored, run in runs
+        if run.good
+        and stored.tags.get(tags.LIMITED) != run.run_id
+        and (run.day or ops <= set(stored.step_keys_to_execute or ()))
+    ]
 
 
 def was_started_again_by_a_person(instance: DagsterInstance, run: DagsterRun) -> bool:

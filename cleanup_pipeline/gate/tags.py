@@ -30,6 +30,9 @@ OUTCOME = "cleanup/outcome"
 OUTCOME_OF = "cleanup/outcome_of"
 """The id of the run whose outcome this is."""
 
+LIMITED = "cleanup/limited"
+"""The id of the run that left something behind since a limit of its own, on rows or time, was reached."""
+
 Outcome = Literal["success", "failed", "refused", "skipped", "interrupted", "superseded"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 

@@ -163,8 +163,9 @@ def test_a_second_ctrl_c_ends_it_at_once_and_the_run_is_not_left_as_running(
     assert run_.status.value == "CANCELED"
 
 
+@pytest.mark.usefixtures("planted")
 def test_where_the_storage_does_not_take_the_end_of_a_run_a_second_ctrl_c_says_so(
-    database: str, planted: Connection, dagster_home: Path
+    database: str, dagster_home: Path
 ) -> None:
     silent = "m._record_as_canceled = lambda *_: time.sleep(60)\n"
     variables = {"CLEANUP_DATABASE_URL": database, "DAGSTER_HOME": str(dagster_home)}

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
+from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRunStatus
 
 from cleanup_pipeline.defs.resources import Observer, PostgresResource
 from cleanup_pipeline.demo.data import plant
+from cleanup_pipeline.gate.dagster_facts import complete_good_runs
 from cleanup_pipeline.rules import RULES
 from cleanup_pipeline_tests.databases import everything_in, name_of
 from cleanup_pipeline_tests.defs.runs import JOB, messages_of, metadata_of, run_job
@@ -199,6 +200,31 @@ def test_max_rows_is_strict_over_the_whole_run_in_the_rules_order(planted: str) 
         "orphaned_profiles": (0, 30),
         "orphaned_preferences": (0, 30),
     }
+
+
+@pytest.mark.parametrize(
+    ("limit", "good"), [({"max_rows": 100}, False), ({"max_seconds": 1}, False), ({"max_rows": 10_000}, True)], ids=str
+)
+def test_a_run_that_its_own_limit_kept_from_cleaning_everything_is_no_good_run(
+    planted: str, instance: DagsterInstance, limit: dict[str, int], *, good: bool
+) -> None:
+    slow = {} if "max_rows" in limit else {"window_ms": 0.001, "rest": 100.0}
+    observer = Observer()
+
+    run = run_job(planted, instance, config={"resources": {"cleanup_run": {"config": limit | slow}}}, observer=observer)
+
+    assert run.success
+    assert [found.run_id for found in complete_good_runs(instance, {rule.op for rule in RULES})] == (
+        [run.run_id] if good else []
+    )
+    looked_at = [rule for rule in RULES if observer.results[rule.name].remaining is not None]
+    assert [event.asset_key for event in run.get_asset_materialization_events()] == [
+        AssetKey(rule.asset) for rule in looked_at
+    ]
+    assert ("max_rows" in limit) == (looked_at == list(RULES))
+    observed = instance.all_logs(run.run_id, of_type=DagsterEventType.ASSET_OBSERVATION)
+    assert len(observed) == len(RULES) - len(looked_at)
+    assert ("not looked at to its end" in " ".join(messages_of(instance, run.run_id))) == bool(observed)
 
 
 def test_the_rule_locks_and_connections_are_gone_after_a_run(planted: str, server_url: str) -> None:

@@ -39,7 +39,7 @@ def test_nights_are_read_from_the_event_log_with_gaps_and_failures(instance: Dag
     report(instance, 2, 7, good=False)
     report(instance, 1, 3, good=False)
     report(instance, 1, 20)
-    nights = declines(instance, Result("old_declines", Status.SUCCESS, 50))
+    nights = declines(instance, Result("old_declines", Status.SUCCESS, 50, remaining=0))
     assert nights[-5:] == [Night(40, True), Night(), Night(7, False), Night(23, True), Night(50, True)]
     assert (len(nights), set(nights[:-5])) == (NIGHTS, {Night()})
     assert spark(nights)[-5:] == "▇·✗▄█"
