@@ -44,9 +44,18 @@ class _Commands(click.Group):
 def cli() -> None:
     """Keep the After Hours part of a PostgreSQL database clean.
 
-    The database is CLEANUP_DATABASE_URL, a libpq URL. Exit codes: 0 all done; 1 failed; 2 could not begin, nothing was
-    touched; 3 refused by a safety check; 4 skipped, another sweep is on; 130 interrupted.
-    """
+    \b
+    In an incident, in this order:
+      cleanup-pipeline status
+      cleanup-pipeline plan
+      cleanup-pipeline run --max-rows 10000 --reason "disk is filling up"
+
+    Variables: CLEANUP_DATABASE_URL, the database to clean, a libpq URL; DAGSTER_HOME, the folder of dagster.yaml, so
+    that runs are recorded; DAGSTER_POSTGRES_URL, the database that they are recorded in.
+
+    Exit codes: 0 all done; 1 failed; 2 could not begin, nothing was touched; 3 refused by a safety check; 4 skipped,
+    another sweep is on; 130 interrupted.
+    """  # noqa: D301 -- click's mark of lines that are to stay as they are
 
 
 @cli.command()
@@ -74,7 +83,7 @@ def plan(**given: Any) -> int:
 @cli.command()
 @json_option
 def status(**given: Any) -> int:
-    """Show the gate, the last runs, the next tick, and the backlog."""
+    """Show gate, last runs, next tick and backlog."""
     return _answer("status", request_for(**given), Unfinished)
 
 
@@ -82,7 +91,7 @@ def status(**given: Any) -> int:
 @rule_option
 @json_option
 def doctor(**given: Any) -> int:
-    """Tell whether each rule may run, and what to do where not."""
+    """Tell whether each rule may run, and what to do."""
     return _answer("doctor", request_for(**given), Unfinished)
 
 
@@ -90,7 +99,10 @@ def doctor(**given: Any) -> int:
 @click.option("--role", required=True, metavar="R", help="The role that the pipeline logs in as.")
 @json_option
 def grants(**given: Any) -> int:
-    """Print the exact grants that the rules need, to be run by the tables' owner."""
+    """Print the exact grants that the rules need.
+
+    The tables' owner runs them.
+    """
     return _answer("grants", request_for(**given), Unfinished)
 
 
@@ -98,7 +110,10 @@ def grants(**given: Any) -> int:
 @at_option
 @json_option
 def report_message_cleanup(**given: Any) -> int:
-    """Record by hand that message cleanup has succeeded, for the UTC day of T."""
+    """Record that message cleanup has succeeded.
+
+    By hand, for the UTC day of T.
+    """
     return _answer("report_message_cleanup", request_for(**given), Unfinished)
 
 
@@ -106,7 +121,10 @@ def report_message_cleanup(**given: Any) -> int:
 @click.option("--reason", required=True, metavar="TEXT", help="Why; `status`, the UI and alerts show it.")
 @json_option
 def pause(**given: Any) -> int:
-    """Switch schedule and sensor off: nothing starts by itself."""
+    """Switch schedule and sensor off.
+
+    Nothing starts by itself then; `resume` switches them on again.
+    """
     request = request_for(**given)
     if request.reason is None:
         raise click.UsageError("--reason is empty: say why.")

@@ -27,7 +27,7 @@ DAGSTER = "dagster"
 @click.command()
 @click.option("--rows", type=click.IntRange(1, 100_000_000), default=100_000, show_default=True, help="Rows a table.")
 def demo(rows: int) -> None:
-    """Clean a database made for it, and show it before and after.
+    """Clean a database made for it, and show the counts.
 
     Starts an embedded PostgreSQL, makes After Hours' tables without the foreign keys that would keep orphans from
     existing, fills them with synthetic rows, and runs the job through Dagster. Nothing is left behind. Ends with 1 if

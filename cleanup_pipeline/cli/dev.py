@@ -18,7 +18,9 @@ _PLANTED_ROWS = 10_000
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the UI listens.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Where the UI listens.")
 def dev(host: str, port: int) -> None:
-    """Run Dagster's UI and daemon, with schedule and sensor live.
+    """Run Dagster's UI and daemon.
+
+    Schedule and sensor are live.
 
     Where CLEANUP_DATABASE_URL or DAGSTER_POSTGRES_URL is not set, an embedded PostgreSQL takes its place, with a few
     synthetic rows to clean; it is gone when the command ends.

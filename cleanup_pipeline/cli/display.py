@@ -16,8 +16,9 @@ from cleanup_pipeline.sweep.result import Progress, Result, Status
 _FIRST_LINE_S = 2.0
 _LINE_EVERY_S = 5.0
 _DRAW_EVERY_S = 0.1
-# Narrower, a bar beside a rule's name and its numbers is no help.
-_NARROWEST = 60
+# Narrower, there is no room for a bar beside the longest rule's name and its numbers.
+_NARROWEST = 80
+_BAR = 10
 _STOPPING = "Stopping after the window under way. Ctrl-C again ends it at once."
 
 
@@ -70,7 +71,7 @@ class Bars:
         console = Console(file=self._file, force_terminal=True, width=stream.width, markup=False, highlight=False)
         self._bars = Bar(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=min(_BAR + stream.width - _NARROWEST, 2 * _BAR), finished_style="green"),
             TextColumn("{task.fields[told]}", markup=False),
             console=console,
             auto_refresh=False,
@@ -113,13 +114,21 @@ class Bars:
             if result is not None:
                 self._bars.update(task, completed=1.0, told=_how_ended(result))
             elif progress is not None:
-                self._bars.update(task, completed=progress.share, told=_how_far(progress))
+                self._bars.update(task, completed=progress.share, told=_briefly(progress))
 
 
 def _how_far(progress: Progress) -> str:
     rate = f"{progress.rows_per_second:,.0f} rows/s"
     left = "" if progress.left_s is None else f", about {progress.left_s:,.0f} s left"
     return f"{progress.stage}, {progress.share:.0%}, {progress.affected:,} rows, {rate}{left}"
+
+
+def _briefly(progress: Progress) -> str:
+    """The same, as short as a bar's neighbour must be; what comes before and after the windows cleans nothing."""
+    left = "" if progress.left_s is None else f", {progress.left_s:,.0f} s left"
+    if progress.stage != "windows":
+        return f"{progress.stage}, {progress.share:.0%}{left}"
+    return f"{progress.share:.0%}, {progress.affected:,} rows, {progress.rows_per_second:,.0f}/s{left}"
 
 
 def _how_ended(result: Result) -> str:

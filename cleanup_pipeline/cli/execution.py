@@ -28,10 +28,11 @@ _RECORDING_TAKES_S = 1.0
 class Observed(Observer):
     """What is known of a run while it goes on: results as they come, and how far each rule is."""
 
-    def __init__(self, request: Request, stop: threading.Event) -> None:
+    def __init__(self, request: Request, stop: threading.Event, *, recorded: bool) -> None:
         super().__init__()
         self.stop = stop
         self.request = request
+        self.recorded = recorded
         self.latest: dict[str, Progress] = {}
 
     def progress(self, progress: Progress) -> None:
@@ -47,7 +48,7 @@ class Observed(Observer):
         known = {name: result.as_json() for name, result in self.results.items()}
         rules = {rule.name: known.get(rule.name) or others[rule.name] for rule in self.request.rules}
         notes = {name: result.notes for name, result in self.results.items()}
-        return Report(self.request.run_id, self.as_of, rules, notes, remarks)
+        return Report(self.request.run_id, self.as_of, rules, notes, remarks, recorded=self.recorded)
 
     def _cut_short(self, rule: Rule) -> RuleReport:
         latest = self.latest.get(rule.name)
@@ -77,7 +78,9 @@ def execute(request: Request, instance: DagsterInstance, observed: Observed) -> 
 
 
 def ended_at_once(instance: DagsterInstance, observed: Observed) -> Report:
-    """What is to be told where the process of a recorded run ends now; the run is recorded as canceled."""
+    """What is to be told where the process ends now; a run that is recorded is canceled there."""
+    if not observed.recorded:
+        return observed.so_far()
     run_id = observed.request.run_id
     # A storage that does not answer must not keep anybody who wants out.
     recording = threading.Thread(target=_record_as_canceled, args=(instance, run_id), daemon=True)

@@ -36,13 +36,17 @@ class Answer(Protocol):
 
 @dataclass(frozen=True)
 class Report:
-    """How the selected rules ended, each in the words of the JSON; `notes` are what preflight had to say besides."""
+    """How the selected rules ended, each in the words of the JSON; `notes` are what preflight had to say besides.
+
+    A run that is not `recorded` has no page in the UI.
+    """
 
     run_id: str | None
     as_of: datetime | None
     rules: Mapping[str, RuleReport]
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    recorded: bool = False
 
     @property
     def status(self) -> Status:

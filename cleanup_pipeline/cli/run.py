@@ -51,8 +51,8 @@ def _run(request: Request, storage: Storage, streams: Streams, watch: Watch) -> 
             streams.err.line(storage.unrecorded)
         elif where := link_to(request.run_id):
             streams.err.line(f"Watch it: {where}")
-        observed = Observed(request, watch.stop)
-        watch.so_far = observed.so_far if storage.unrecorded else lambda: ended_at_once(instance, observed)
+        observed = Observed(request, watch.stop, recorded=not storage.unrecorded)
+        watch.so_far = lambda: ended_at_once(instance, observed)
         watch.begin()
         watch.display = display_on(streams.err, observed)
         return execute(request, instance, observed)

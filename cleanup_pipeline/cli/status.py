@@ -20,7 +20,7 @@ from cleanup_pipeline.gate import day
 from cleanup_pipeline.gate.dagster_facts import latest_runs
 from cleanup_pipeline.gate.decision import Decision
 from cleanup_pipeline.gate.look import look
-from cleanup_pipeline.gate.pause import Pause, find_pause
+from cleanup_pipeline.gate.pause import SCHEDULE, Pause, find_pause
 from cleanup_pipeline.gate.runs import JOB, DayRun
 from cleanup_pipeline.gate.signals import Signal, describe
 from cleanup_pipeline.postgres import CleanupError, Session, explain
@@ -44,8 +44,10 @@ class Standing:
     code = ExitCode.DONE
 
     @property
-    def next_tick(self) -> datetime:
-        """When the schedule looks next."""
+    def next_tick(self) -> datetime | None:
+        """When the schedule looks next; None while it is off."""
+        if self.pause is not None and SCHEDULE in self.pause.off:
+            return None
         today = day.utc_day(self.now)
         due = day.nightly(today)
         return due if self.now < due else day.nightly(day.next_day(today))
@@ -56,7 +58,7 @@ class Standing:
             {
                 "gate": self.gate.to_json(),
                 "paused": self.pause and self.pause.to_json(),
-                "next_tick": self.next_tick.isoformat(),
+                "next_tick": self.next_tick and self.next_tick.isoformat(),
                 "runs": [run.to_json() for run in self.runs],
                 "rules": {
                     planned.rule: {"candidates": planned.candidates, "oldest": planned.oldest}
@@ -74,14 +76,15 @@ class Standing:
         return (
             f"Gate: {self.gate.state}. {self.gate.reason}\n"
             f"{self._when_next()}\n\n"
-            + (f"{table(('run', 'day', 'trigger', 'status', 'started', 'ended'), runs, stream)}\n" if runs else "")
-            + f"{table(('rule', 'rows to clean', 'oldest'), backlog, stream)}"
+            + (table(("run", "day", "trigger", "status", "started", "ended"), runs, stream) if runs else "No runs.\n")
+            + f"\n{table(('rule', 'rows to clean', 'oldest'), backlog, stream)}"
         )
 
     def _when_next(self) -> str:
+        tick = f"Next tick: {self.next_tick.isoformat()}" if self.next_tick else "No tick comes"
         if self.pause is None:
-            return f"Next tick: {self.next_tick.isoformat()}"
-        return f"{self.pause.sentence()} No tick comes; cleanup-pipeline resume goes on."
+            return f"Not paused. {tick}"
+        return f"{self.pause.sentence()} {tick}; cleanup-pipeline resume goes on."
 
     def sentences(self) -> Iterator[str]:
         """What could not be looked at."""

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 
+_NO_HOME = (
+    "The run goes unrecorded: DAGSTER_HOME is not set. Set it to the folder of dagster.yaml, and DAGSTER_POSTGRES_URL "
+    "to Dagster's own database."
+)
 # Dagster would copy a step's stdout and stderr to the UI by child processes, which a Ctrl-C typed at a terminal reaches
 # too, with a traceback. The command writes to neither within a step.
 _NO_CAPTURE = {
@@ -78,7 +82,7 @@ def find_storage(*, record: bool, environment: Mapping[str, str] = os.environ) -
     if not record:
         return Storage(unrecorded="The run goes unrecorded (--no-record).")
     if not told:
-        return Storage(unrecorded="The run goes unrecorded: DAGSTER_HOME is not set.")
+        return Storage(unrecorded=_NO_HOME)
     home = Path(told).expanduser()
     if not home.is_absolute():
         raise StorageError(f"DAGSTER_HOME is {told!r}, a relative path: give an absolute one.")

@@ -137,5 +137,5 @@ def _notes(report: Report) -> str:
 
 
 def _run_line(report: Report) -> str:
-    where = link_to(report.run_id)
+    where = link_to(report.run_id) if report.recorded else None
     return f"Run {report.run_id}, as of {report.as_of and report.as_of.isoformat()}.{f' {where}' if where else ''}\n"

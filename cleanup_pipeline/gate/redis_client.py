@@ -215,7 +215,7 @@ def _reason(error: Exception, *, is_socket: bool) -> str:
     """Say in a few words what went wrong."""
     import redis.exceptions as errors
 
-    said = one_line(re.sub(r"^Command # \d+ \(.*?\) of pipeline caused error: ", "", str(error)))
+    said = one_line(re.sub(r"^Command # \d+ \(.*?\) of pipeline caused error: ", "", str(error))).removesuffix(".")
     for cause in _causes(error):
         if isinstance(cause, FileNotFoundError) and not is_socket:
             return "a file that the URL names in one of its ssl options is missing"

@@ -9,10 +9,16 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from threading import Event
 
 import pytest
 from psycopg import Connection
 
+from cleanup_pipeline.cli.display import Bars
+from cleanup_pipeline.cli.execution import Observed
+from cleanup_pipeline.cli.options import request_for
+from cleanup_pipeline.cli.output import Stream
+from cleanup_pipeline.sweep.result import Progress, Result
 from cleanup_pipeline_tests.cli.conftest import ended, environment, start
 
 RULES = ["expired_sessions", "old_declines", "orphaned_fingerprints", "orphaned_profiles", "orphaned_preferences"]
@@ -29,6 +35,15 @@ def test_help_and_usage_errors_import_neither_dagster_nor_drivers(arguments: lis
     done = ended(start(arguments, {}, look))
     assert done.code == (0 if "--help" in arguments else 2)
     assert "HEAVY []" in done.err
+
+
+def test_help_leads_from_a_look_to_a_limited_run_and_cuts_nothing_off() -> None:
+    shown = ended(start(["--help"], {})).out
+    steps = ("cleanup-pipeline status", "cleanup-pipeline plan", "cleanup-pipeline run --max-rows")
+    assert sorted(steps, key=shown.index) == list(steps)
+    for name in ("CLEANUP_DATABASE_URL", "DAGSTER_HOME", "DAGSTER_POSTGRES_URL"):
+        assert name in shown
+    assert "..." not in shown.partition("Commands:")[2]
 
 
 @pytest.mark.parametrize("case", ["success", "failed"])
@@ -227,3 +242,24 @@ def test_two_runs_at_once_do_each_rule_once(database: str) -> None:
     for name in ("old_declines", "expired_sessions"):
         assert sum(one.rules[name]["affected"] for one in done) == 1000
         assert {one.rules[name]["status"] for one in done} <= {"success", "skipped"}
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_bar_has_room_for_its_rules_name_and_numbers_and_is_full_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")  # what is not done yet is then left blank
+    observed = Observed(request_for(), Event(), recorded=False)
+    observed.results["orphaned_fingerprints"] = Result("orphaned_fingerprints", affected=1_234_567, duration_s=0.5)
+    observed.latest["orphaned_preferences"] = Progress("orphaned_preferences", "windows", 12_345_678, 0.45, 1234.0)
+    ours, theirs = pty.openpty()
+    bars = Bars(Stream(theirs, "utf-8"), observed)
+    bars.show()
+    bars.close()
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert re.search(r"orphaned_fingerprints ━{10,20} 1,234,567 rows in 0\.50 s", shown)
+    assert re.search(r"orphaned_preferences  ━{4,9}[╸╺ ]? +45%, 12,345,678 rows, 10,005/s, 1,508 s left", shown)
+    assert "…" not in shown

@@ -52,12 +52,17 @@ def test_both_go_off_and_on_together_and_status_says_since_when_and_why(
     cli: Cli, home: str, instance: DagsterInstance
 ) -> None:
     assert cli("status", "--json", DAGSTER_HOME=home).json["paused"] is None
+    text = cli("status", DAGSTER_HOME=home).out
+    assert "\nNot paused. Next tick: " in text
+    assert "\nNo runs.\n" in text
 
     paused = cli("pause", "--reason", "the disk\nis moved", DAGSTER_HOME=home)
 
     assert (paused.code, paused.err) == (0, "")
     assert states(instance) == {SCHEDULE: "STOPPED", SENSOR: "STOPPED"}
-    told = cli("status", "--json", DAGSTER_HOME=home).json["paused"]
+    status = cli("status", "--json", DAGSTER_HOME=home).json
+    assert status["next_tick"] is None
+    told = status["paused"]
     assert told == {"since": told["since"], "reason": "the disk is moved", "off": [SCHEDULE, SENSOR]}
     assert told["since"].endswith("+00:00")
     sentence = f"Paused since {told['since'][:16].replace('T', ' ')} UTC: the disk is moved."

@@ -237,7 +237,7 @@ def test_a_run_is_recorded_as_manual_with_its_reason(cli: Cli, instance: Dagster
 def test_without_a_home_a_run_goes_unrecorded_and_says_so(cli: Cli) -> None:
     done = cli("run", "--json", "--rule", "old_declines")
     assert done.code == 0
-    assert "The run goes unrecorded" in done.err
+    assert "The run goes unrecorded: DAGSTER_HOME is not set. Set it to the folder of dagster.yaml" in done.err
     assert done.json["run_id"]
 
 
@@ -282,14 +282,17 @@ def test_a_table_that_is_locked_fails_its_rule_by_name_and_the_others_go_on(
 
 
 @pytest.mark.usefixtures("planted")
-def test_the_summary_for_a_person_names_every_rule_and_count(cli: Cli) -> None:
-    done = cli("run", "--full-speed", CLEANUP_UI_URL="https://dagster.example.com/")
+def test_the_summary_for_a_person_names_every_rule_and_count(cli: Cli, dagster_home: Path) -> None:
+    ui = "https://dagster.example.com/"
+    done = cli("run", "--full-speed", DAGSTER_HOME=str(dagster_home), CLEANUP_UI_URL=ui)
     assert done.code == 0
     for name, rows in DUE.items():
         assert re.search(rf"^{name} +success +{rows:,} ", done.out, re.MULTILINE)
     assert re.search(r"https://dagster\.example\.com/runs/[0-9a-f-]{36}$", done.out, re.MULTILINE)
     assert "\x1b" not in done.out + done.err
     assert "…" not in done.out
+    unrecorded = cli("run", "--no-record", "--rule", "old_declines", CLEANUP_UI_URL=ui)
+    assert ui not in unrecorded.out + unrecorded.err
 
 
 def test_a_step_that_dies_is_a_failure_told_without_its_text(
