@@ -1,14 +1,17 @@
 """`cleanup-pipeline dev`: Dagster's UI and daemon, on an embedded PostgreSQL where no URL is set."""
 
 import os
+import shlex
 import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 
 import click
 
 from cleanup_pipeline.cli.signals import interrupts
+from cleanup_pipeline.sweep.result import Status
 
 _VARIABLES = {"CLEANUP_DATABASE_URL": "after_hours", "DAGSTER_POSTGRES_URL": "dagster"}
 _PLANTED_ROWS = 10_000
@@ -22,8 +25,8 @@ def dev(host: str, port: int) -> None:
 
     Schedule and sensor are live.
 
-    Where CLEANUP_DATABASE_URL or DAGSTER_POSTGRES_URL is not set, an embedded PostgreSQL takes its place, with a few
-    synthetic rows to clean; it is gone when the command ends.
+    Where CLEANUP_DATABASE_URL or DAGSTER_POSTGRES_URL is not set, an embedded PostgreSQL takes its place, gone when the
+    command ends. With neither set, synthetic rows are planted and cleaned once, so that there are numbers to look at.
     """
     import tempfile
 
@@ -32,11 +35,12 @@ def dev(host: str, port: int) -> None:
 
     try:
         interrupts.raise_them()
+        _see_that_the_port_is_free(host, port)
         with ExitStack() as stack:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cleanup-")))
             workspace = make_home(home)
-            _serve_what_is_missing(stack)
             os.environ.setdefault("DAGSTER_HOME", str(home))
+            _serve_what_is_missing(stack)
             sys.exit(_run_dagster(workspace, host, port))
     except DemoUnavailableError as unavailable:
         missing = " and ".join(name for name in _VARIABLES if not os.environ.get(name))
@@ -44,6 +48,22 @@ def dev(host: str, port: int) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _see_that_the_port_is_free(host: str, port: int) -> None:
+    """Exit with 2 where it is not: Dagster would serve nothing, and run on."""
+    import socket
+
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        click.echo(
+            f"The UI can't listen on {host}:{port} ({error.strerror}). Choose another --host or --port.", err=True
+        )
+        sys.exit(2)
 
 
 def _serve_what_is_missing(stack: ExitStack) -> None:
@@ -57,7 +77,29 @@ def _serve_what_is_missing(stack: ExitStack) -> None:
         os.environ[name] = server.create_database(_VARIABLES[name])
         click.echo(f"{name} is not set: an embedded PostgreSQL serves the database {_VARIABLES[name]}.", err=True)
     if "CLEANUP_DATABASE_URL" in missing:
+        # Nobody is to be called for synthetic rows.
+        os.environ.pop("CLEANUP_ALERT_WEBHOOK_URL", None)
         _plant(os.environ["CLEANUP_DATABASE_URL"])
+    if len(missing) == len(_VARIABLES):
+        _clean_once()
+    click.echo("For the other commands, in another terminal:", err=True)
+    for name in (*missing, "DAGSTER_HOME"):
+        click.echo(f"  export {name}={shlex.quote(os.environ[name])}", err=True)
+
+
+def _clean_once() -> None:
+    from cleanup_pipeline.cli.execution import Observed, execute
+    from cleanup_pipeline.cli.options import request_for
+    from cleanup_pipeline.cli.storage import find_storage
+
+    request = request_for(full_speed=True, reason="cleanup-pipeline dev: something to look at")
+    with find_storage(record=True).instance() as instance:
+        report = execute(request, instance, Observed(request, Event(), recorded=True))
+    for sentence in report.sentences():
+        click.echo(sentence, err=True)
+    if report.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+    click.echo("Cleaned them once: the UI has the run and its numbers.", err=True)
 
 
 def _plant(url: str) -> None:

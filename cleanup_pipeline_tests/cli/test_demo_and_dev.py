@@ -21,7 +21,11 @@ QUESTION = """
     jobs { name }
     schedules { name scheduleState { status } }
     sensors { name sensorState { status } }
-    assetNodes { assetKey { path } dependencyKeys { path } }
+    assetNodes {
+      assetKey { path }
+      dependencyKeys { path }
+      assetMaterializations(limit: 1) { metadataEntries { label ... on IntMetadataEntry { intValue } } }
+    }
   } } }
 }
 """
@@ -74,7 +78,7 @@ def test_the_demo_wants_a_whole_number_of_rows(rows: str) -> None:
     assert ended(start(["demo", "--rows", rows], {})).code == 2
 
 
-def test_dev_serves_the_job_the_five_assets_below_message_cleanup_and_runs_schedule_and_sensor(
+def test_dev_serves_what_it_has_cleaned_once_and_runs_schedule_and_sensor(
     own_folder: dict[str, str | None],
 ) -> None:
     with socket.socket() as free:
@@ -97,10 +101,35 @@ def test_dev_serves_the_job_the_five_assets_below_message_cleanup_and_runs_sched
         assert sorted(below) == [
             ["after_hours", name] for name in ("declines", "device_fingerprints", "preferences", "profiles", "sessions")
         ]
+        cleaned = {node["assetKey"]["path"][-1]: rows_affected(node) for node in seen["assetNodes"]}
+        assert (cleaned["sessions"], cleaned["declines"], cleaned["profiles"]) == ([5000], [5000], [1000])
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        _, told = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert re.findall(r"^  export (\w+)=", told, re.MULTILINE) == [
+        "CLEANUP_DATABASE_URL",
+        "DAGSTER_POSTGRES_URL",
+        "DAGSTER_HOME",
+    ]
+
+
+def rows_affected(node: Any) -> list[int]:
+    """What the last materialization of an asset says."""
+    entries = [entry for told in node["assetMaterializations"] for entry in told["metadataEntries"]]
+    return [entry["intValue"] for entry in entries if entry["label"] == "rows_affected"]
+
+
+def test_dev_says_so_where_its_port_is_taken(own_folder: dict[str, str | None], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        shown = ended(start(["dev", "--port", str(port)], own_folder))
+    assert shown.code == 2
+    assert (
+        f"The UI can't listen on 127.0.0.1:{port} (Address already in use). Choose another --host or --port."
+        in shown.err
+    )
+    assert list((tmp_path / "t").iterdir()) == []
 
 
 def ask(port: int) -> Any:
