@@ -208,6 +208,7 @@ def test_a_login_that_is_refused_is_told_without_the_password(redis_db: redis.Re
         told = trouble(f"{url}wrongsecret")
 
     assert "it refuses the login" in told
+    assert not told.endswith(".")  # whoever tells it ends the sentence
     assert "wrongsecret" not in told
 
 
