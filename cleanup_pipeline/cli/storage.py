@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _NO_HOME = (
     "The run goes unrecorded: DAGSTER_HOME is not set. Set it to the folder of dagster.yaml, and DAGSTER_POSTGRES_URL "
-    "to Dagster's own database."
+    "to Dagster's own storage."
 )
 # Dagster would copy a step's stdout and stderr to the UI by child processes, which a Ctrl-C typed at a terminal reaches
 # too, with a traceback. The command writes to neither within a step.
