@@ -12,6 +12,7 @@ def open_graph(page: Page, server: Webserver) -> None:
         "Materialized",
         "3 / 3 Passed",
     )
+    until("everything is loaded", lambda: not page.run("document.body.innerText.includes('Loading')"))
 
 
 def open_asset(page: Page, server: Webserver, asset: str) -> None:
