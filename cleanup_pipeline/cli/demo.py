@@ -92,14 +92,15 @@ def _plant(connection: "Connection[tuple[Any, ...]]", rows: int) -> "Planted":
 
 def _clean() -> "tuple[Mapping[str, Result], bool]":
     """Report message cleanup, then run the job through Dagster on PostgreSQL storage."""
-    from dagster import AssetMaterialization, DagsterInstance
+    from dagster import AssetMaterialization
 
+    from cleanup_pipeline.cli.storage import find_storage
     from cleanup_pipeline.definitions import defs
     from cleanup_pipeline.defs.assets import MESSAGE_CLEANUP
     from cleanup_pipeline.defs.resources import Observer
 
     observer = Observer()
-    with DagsterInstance.get() as instance:
+    with find_storage(record=True).instance() as instance:
         instance.report_runless_asset_event(
             AssetMaterialization(MESSAGE_CLEANUP.key, metadata={"finished_at": datetime.now(UTC).isoformat()})
         )

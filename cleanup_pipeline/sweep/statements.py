@@ -45,10 +45,14 @@ def identifier(table: Table) -> sql.Identifier:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """The rows in the heap blocks `first` to `end` - 1. Read by a scan of that range, each page once, with no index."""
+    """The rows in the heap blocks `first` to `end` - 1. Read by a scan of that range, each page once, with no index.
+
+    Where rows are written, `most` of them at the most.
+    """
 
     first: int
     end: int
+    most: int | None = None
     parameters: ClassVar[Parameters] = ()
 
     def halves(self) -> "list[Blocks]":
@@ -255,7 +259,7 @@ class Statements:
 
     def _within(self, scope: Scope) -> sql.Composed:
         match scope:
-            case Blocks(first, end):
+            case Blocks(first, end, _):
                 return _block_range(first, end)
             case Candidates(after, last):
                 judged = sql.SQL("from {} where ctid > {} and ctid <= {}").format(_CANDIDATES, _tid(after), _tid(last))

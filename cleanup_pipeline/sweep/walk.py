@@ -1,7 +1,7 @@
 """The walk over a table's blocks: from the first to the last, each page once, with no index and no memory.
 
-It writes windows of pages where rows are due, goes row by row where a single page is too much for a window, and only
-reads where windows change nothing: what a window costs whatever its size is then spared.
+It writes windows of pages where rows are due, no more rows than fit where it can't tell what comes, and only reads
+where windows change nothing: what a window costs whatever its size is then spared.
 """
 
 from collections.abc import Iterator
@@ -10,15 +10,16 @@ from cleanup_pipeline.postgres import Transaction
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.pace import Pace, Stride
 from cleanup_pipeline.sweep.reader import LEAST_PAGE_S, PAGES_AT_FIRST, Reader
-from cleanup_pipeline.sweep.statements import IN_BLOCK_ORDER, Blocks, Rows, Statements
+from cleanup_pipeline.sweep.statements import IN_BLOCK_ORDER, Blocks, Statements
 
-# A window covers no more pages than that, or than take its length where every row of them is due: behind a stretch of
-# few due rows there may be one of many.
-_MOST_PAGES = 30
-_DUE_PAGE_S = 800e-6
-_LEAST_ROW_S = 1e-6
-# A page that takes so many times the length of a window is taken row by row.
+_LEAST_WRITTEN_PAGE_S = 50e-6
+# What a row is believed to cost before one was cleaned.
+_ROW_S = 100e-6
+_MUCH = 1.5
+# A page that takes so many times the length of a window is taken in several.
 _DEAR = 4
+# More rows than any page holds: where a window does not end, a trigger brings its rows back.
+_MOST_ROWS_A_PAGE = 2_000
 # Looking for the next due row is worth a few windows: where one is met soon, the walk gives up later the next time.
 _IDLE_WINDOWS, _MOST_IDLE_WINDOWS = 2, 64
 _NEAR = 4
@@ -27,8 +28,7 @@ _LONGEST_LOOK_S = 0.2
 
 def page_stride(pace: Pace) -> Stride:
     """How many pages a window covers. It begins with one: what its rows cost is not known."""
-    most = max(_MOST_PAGES, pace.window_s / _DUE_PAGE_S)
-    return Stride(pace.window_s, first=1, floor_s=pace.window_s / most)
+    return Stride(pace.window_s, first=1, floor_s=_LEAST_WRITTEN_PAGE_S)
 
 
 class Walk:
@@ -41,40 +41,66 @@ class Walk:
         self._leaf = leaf
         self._statements = statements
         self._reader = reader
+        self._pace = pace
         self._first = 0
         self._end = reader.pages(statements, leaf)
         self._pages = page_stride(pace)
-        self._rows = Stride(pace.window_s, first=1, floor_s=_LEAST_ROW_S)
         self._looks = Stride(min(pace.slice_s, _LONGEST_LOOK_S), first=PAGES_AT_FIRST, floor_s=LEAST_PAGE_S)
-        self._dear_s = _DEAR * pace.window_s
-        self._row_by_row = False
         self._patience = self._idle = _IDLE_WINDOWS
+        self._row_s = _ROW_S
+        self._few = True  # so few rows are due that a window of all too many may follow
+        # Of the page that is taken in several windows: rows and seconds so far; and what a row costs where it is dear.
+        self._changed, self._seconds = 0, 0.0
+        self._dear_row_s: float | None = None
+        self._to_end = False
 
     @property
     def share(self) -> float:
         """How much of the way is done."""
         return self._first / self._end if self._end else 1.0
 
-    def __iter__(self) -> Iterator[Blocks | Rows | None]:
+    def __iter__(self) -> Iterator[Blocks | None]:
         while self._first < self._end:
             if self._idle >= self._patience:
                 yield from self._read_on()
-            elif self._row_by_row:
-                yield from self._rows_of_a_page()
             else:
-                window = Blocks(self._first, min(self._first + self._pages.size, self._end))
+                wary = (self._few or self._dear_row_s) and not self._to_end
+                most = self._fitting_rows if wary else None
+                window = Blocks(self._first, min(self._first + self._pages.size, self._end), most)
                 self._first = window.end
                 yield window
 
-    def took(self, window: Blocks | Rows, changed: int, seconds: float) -> None:
+    @property
+    def _fitting_rows(self) -> int:
+        return max(1, round(_MUCH * self._pace.window_s / (self._dear_row_s or self._row_s)))
+
+    def took(self, window: Blocks, changed: int, seconds: float) -> None:
         """Learn how many rows a window changed and how long that took."""
-        self._idle = 0 if changed else self._idle + 1
-        if isinstance(window, Rows):
-            self._rows.took(len(window.tids), seconds)
-            return
         pages = window.end - window.first
-        self._pages.took(pages, seconds)
-        self._row_by_row = pages == 1 and changed > 1 and seconds > self._dear_s
+        self._changed += changed
+        self._seconds += seconds
+        if changed:
+            self._row_s = min(self._row_s, seconds / changed)
+        is_dear = pages == 1 and self._changed > 1 and self._seconds > _DEAR * self._pace.window_s
+        if is_dear:
+            self._dear_row_s = self._seconds / self._changed
+        if window.most and changed >= window.most and self._changed <= _MOST_ROWS_A_PAGE * pages:
+            # There may be more of them: once more from where it began, and by small steps.
+            self._first = window.first
+            if pages > 1:
+                self._pages = page_stride(self._pace)
+                self._changed, self._seconds = 0, 0.0
+            return
+        # A trigger may keep the very rows that were picked: what else there is is taken without picking.
+        self._to_end = bool(window.most and self._statements.target.triggers)
+        if self._to_end:
+            self._first = window.first
+            return
+        self._idle = 0 if self._changed else self._idle + 1
+        self._pages.took(pages, self._seconds)
+        self._dear_row_s = self._dear_row_s if is_dear else None
+        self._few = 2 * self._changed * self._pages.size < self._fitting_rows * pages
+        self._changed, self._seconds = 0, 0.0
 
     def _read_on(self) -> Iterator[None]:
         """Go to the next block with a row that is due."""
@@ -92,19 +118,3 @@ class Walk:
             yield None
         near = self._first - before < _NEAR * self._pages.size
         self._patience = min(2 * self._patience, _MOST_IDLE_WINDOWS) if near else _IDLE_WINDOWS
-
-    def _rows_of_a_page(self) -> Iterator[Rows | None]:
-        page = Blocks(self._first, self._first + 1)
-        found = self._reader.once(
-            lambda transaction: transaction.rows(self._statements.due_addresses(self._leaf, page))
-        )
-        tids = [tid for (tid,) in found]
-        if not tids:
-            self._idle += 1
-        while tids:
-            size = self._rows.size
-            yield Rows(tuple(tids[:size]))
-            tids = tids[size:]
-        self._first = page.end
-        self._row_by_row = len(found) > self._rows.size
-        yield None

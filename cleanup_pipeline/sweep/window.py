@@ -27,7 +27,7 @@ from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.moment import earliest, is_before
 from cleanup_pipeline.sweep.reader import FailedError, Reader
 from cleanup_pipeline.sweep.result import Result
-from cleanup_pipeline.sweep.statements import Candidates, Rows, Scope, Statements
+from cleanup_pipeline.sweep.statements import Blocks, Candidates, Rows, Scope, Statements
 
 # At most this part of the server's deadlock_timeout, and never longer than this, may a writing statement take.
 _SHARE_OF_DEADLOCK_TIMEOUT = 0.8
@@ -39,7 +39,7 @@ _HELD_UP = (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetect
 # A row is the cause: integrity, data, triggered action, external routine, check option, PL/pgSQL. A trigger may raise
 # whatever it likes, but for what befalls the server or the connection.
 _OF_ROWS = ("21", "22", "23", "27", "38", "39", "44", "P0")
-_OF_THE_SERVER = ("08", "25", "53", "57", "58", "F0", "XX")
+_OF_THE_SERVER = ("08", "0A", "25", "53", "57", "58", "F0", "XX")
 _LOOK_FOR_WAITERS_EVERY_S = 0.1
 _NOTHING_WAITS = sql.SQL("set constraints all immediate")
 
@@ -140,6 +140,7 @@ class Writer:
     def _narrow(self, leaf: Leaf, scope: Scope, error: psycopg.Error) -> int:
         """Halve the window until the row that spoils it stands alone, and leave that one."""
         if not self._is_of_rows(error):
+            self._reader.once(lambda transaction: self._require_no_surprise(transaction, leaf))
             raise FailedError(f"The server refused to clean {leaf.table}: {explain(error)}.") from None
         if _is_one_row(scope):
             self._leave(leaf, scope, error)
@@ -150,7 +151,8 @@ class Writer:
         kind = (error.sqlstate or "")[:2]
         if isinstance(error, _HELD_UP) or kind in _OF_ROWS:
             return True
-        return bool(self._statements.target.triggers) and kind not in _OF_THE_SERVER
+        may_be_a_triggers = kind not in _OF_THE_SERVER or self._is_raised_by_a_trigger(error)
+        return bool(self._statements.target.triggers) and may_be_a_triggers
 
     def _is_raised_by_a_trigger(self, error: psycopg.Error) -> bool:
         """Whether it only has a code as if something had been waited for; a row is the cause then, and no lock."""
@@ -184,7 +186,7 @@ class Writer:
             raise FailedError(f"{self.why_spoilt} That is so for {MOST_SPOILT_ROWS:,} rows by now; gave up.") from None
 
     def _transact(self, leaf: Leaf, scope: Scope, *, skip_locked: bool) -> int:
-        limit = self._budget.rows
+        limit = self._limit(scope)
         if limit is None and not skip_locked:
             statement = self._statements.write(leaf, scope)
         else:
@@ -212,6 +214,10 @@ class Writer:
             self._count(affected, time.monotonic() - began)
             self._result.oldest = earliest(self._result.oldest, oldest)
             return affected
+
+    def _limit(self, scope: Scope) -> int | None:
+        most = scope.most if isinstance(scope, Blocks) else None
+        return min((limit for limit in (self._budget.rows, most) if limit is not None), default=None)
 
     @property
     def _wants_age(self) -> bool:

@@ -304,7 +304,7 @@ EVERYTHING_DUE = Drawn(
     drawn=drawn(12),
 )
 @settings(
-    max_examples=30,
+    max_examples=20,
     phases=[Phase.explicit, Phase.generate],  # to shrink what was found takes minutes: the longer form does
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

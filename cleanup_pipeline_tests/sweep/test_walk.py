@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from itertools import pairwise
+from threading import Event
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ from psycopg import Connection, sql
 
 from cleanup_pipeline.postgres import Limits
 from cleanup_pipeline.rules import EXPIRED_SESSIONS, OLD_DECLINES
-from cleanup_pipeline.sweep.pace import Pace
+from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED, Pace
 from cleanup_pipeline.sweep.preflight import accept, inspect
+from cleanup_pipeline.sweep.reader import Reader
 from cleanup_pipeline.sweep.result import Status
 from cleanup_pipeline.sweep.statements import IN_BLOCK_ORDER, Blocks
 from cleanup_pipeline.sweep.sweep import Sweep, statements_for
+from cleanup_pipeline.sweep.walk import Walk
 from cleanup_pipeline_tests.sweep import rows
 from cleanup_pipeline_tests.sweep.steps import LARGE, NOW, TINY, UNRESTED, few_rows_a_page, options, session_on, sweep
 
@@ -74,6 +77,40 @@ def test_a_page_of_dear_rows_is_taken_row_by_row(app: App, database: str) -> Non
     steps = [after - before for before, after in pairwise([0, *affected]) if after > before]
     assert (swept.result.status, swept.result.affected) == (Status.SUCCESS, 50)
     assert max(steps[1:]) <= 2  # the first page tells what its rows cost
+
+
+@pytest.mark.parametrize("pace", [DEFAULT, FULL_SPEED], ids=lambda pace: pace.name)
+def test_behind_a_stretch_of_few_due_rows_one_of_many_makes_no_long_window(app: App, database: str, pace: Pace) -> None:
+    few_rows_a_page(app, "after_hours_declines")
+    alive, one, other = rows.session(app), rows.user(app), rows.user(app)
+    app.execute("alter table after_hours_declines drop constraint after_hours_declines_user_id_declined_user_id_key")
+    app.execute(
+        "insert into after_hours_declines (session_id, user_id, declined_user_id, created_at)"
+        " select %s, %s, %s, %s from generate_series(1, 12000)",
+        [alive, one, other, OLD],
+    )
+    with session_on(database) as session:
+        target = accept(inspect(session, OLD_DECLINES))
+        statements = statements_for(target, options())
+        reader = Reader(session, pace, Event())
+        half = reader.pages(statements, target.leaves[0]) // 2
+        walk = Walk(target.leaves[0], statements, reader, pace)
+        took = []
+        left = {block: 60 if block > half else block % 5 == 0 for block in range(2 * half + 1)}
+        for window in walk:
+            if window is None:
+                continue
+            # As if it had been written: 5 us a page and 20 us a row.
+            changed, seconds = 0, 5e-6 * (window.end - window.first)
+            for block in range(window.first, window.end):
+                taken = left[block] if window.most is None else min(left[block], window.most - changed)
+                left[block] -= taken
+                changed += taken
+            took.append(seconds + 20e-6 * changed)
+            walk.took(window, changed, took[-1])
+    assert half > 500
+    assert not any(left.values())
+    assert max(took) < 2.5 * pace.window_s
 
 
 @each_pace
