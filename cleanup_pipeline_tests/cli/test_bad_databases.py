@@ -586,7 +586,7 @@ CASES = [
         failed(DECLINES),
         ("watch",),
         left={DECLINES: 3},
-        again=6,
+        again=12,
     ),
     Case(
         "a trigger that opens the session again",
@@ -598,7 +598,7 @@ CASES = [
         failed(SESSIONS),
         ("open",),
         left={SESSIONS: 2},
-        again=4,
+        again=8,
     ),
     Case(
         "a constraint, not validated, that one row violates",
