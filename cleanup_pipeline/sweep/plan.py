@@ -65,10 +65,10 @@ def plan(rule: Rule, session: Session, options: Options, stop: threading.Event |
     planned = Plan(rule.name)
     reader = Reader(session, options.pace, stop or threading.Event())
     try:
-        report = reader.patiently(lambda: preflight.require(session, rule, deep=options.deep))
+        report = reader.patiently(lambda: preflight.inspect(session, rule, deep=options.deep))
+        target = preflight.accept(report)
         planned.notes = [str(finding) for finding in report.findings]
-        assert report.target is not None  # noqa: S101 -- preflight refuses without one
-        _measure(planned, report.target, reader, options)
+        _measure(planned, target, reader, options)
     except RefusedError as refused:
         planned.status, planned.error = Status.REFUSED, str(refused)
     except InterruptedSweepError as interrupted:

@@ -44,13 +44,6 @@ class Report:
         return [finding for finding in self.findings if finding.severity is Severity.REFUSAL]
 
 
-def require(session: Session, rule: Rule, *, deep: bool = False) -> Report:
-    """Inspect, and raise `RefusedError` with the first refusal (and how many more there are)."""
-    report = inspect(session, rule, deep=deep)
-    accept(report)
-    return report
-
-
 def accept(report: Report) -> Target:
     """The rule as it is to be carried out; raises `RefusedError` with the first refusal (and how many more)."""
     if report.refusals:

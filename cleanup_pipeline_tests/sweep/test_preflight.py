@@ -85,6 +85,11 @@ class Case:
 
 
 RENAME_DECLINES = "alter table after_hours_declines rename to declines"
+COUNT_VERSIONS = (
+    "create function count_up() returns trigger language plpgsql"
+    " as 'begin new.version := old.version + 1; return new; end'",
+    "create trigger count_up before update on after_hours_sessions for each row execute function count_up()",
+)
 DROP_SESSIONS_KEYS = (
     "alter table after_hours_declines drop constraint after_hours_declines_session_id_fkey",
     "alter table after_hours_matches drop constraint after_hours_matches_session_id_fkey",
@@ -355,9 +360,7 @@ CASES = [
             "alter table after_hours_sessions add version int default 0, add unique (id, version)",
             "alter table after_hours_matches add version int, add constraint because"
             " foreign key (session_id, version) references after_hours_sessions (id, version) on update cascade",
-            "create function count_up() returns trigger language plpgsql"
-            " as 'begin new.version := old.version + 1; return new; end'",
-            "create trigger count_up before update on after_hours_sessions for each row execute function count_up()",
+            *COUNT_VERSIONS,
         ),
         ("after_hours_matches", "because", "on update cascade", "its trigger count_up may change any column"),
     ),
@@ -370,9 +373,7 @@ CASES = [
             " add version int default 0, add primary key (id, version)",
             "alter table after_hours_matches add version int, add constraint because"
             " foreign key (session_id, version) references after_hours_sessions (id, version) on update cascade",
-            "create function count_up() returns trigger language plpgsql"
-            " as 'begin new.version := old.version + 1; return new; end'",
-            "create trigger count_up before update on after_hours_sessions for each row execute function count_up()",
+            *COUNT_VERSIONS,
         ),
         ("after_hours_matches", "because", "on update cascade", "its trigger count_up may change any column"),
     ),

@@ -75,8 +75,7 @@ def test_statements_reach_the_last_pages_of_the_largest_table(app: App, database
     plant(app, 50, NOW)
     far, last = Blocks(BILLIONS, BILLIONS + 1000), Blocks(2**32 - 10, 2**32 - 1)
     with session_on(database) as session:
-        target = preflight.require(session, rule).target
-        assert target
+        target = preflight.accept(preflight.inspect(session, rule))
         statements = statements_for(target, options())
         with session.transaction(Limits(5.0), writes=True) as transaction:
             for blocks in (far, last):
