@@ -103,6 +103,7 @@ def stress(database: str, pace: Pace, seconds: float) -> tuple[list[User], list[
         for user in users:
             user.start()
         stop.wait(seconds)
+        stop.set()  # alone with the rows, the last round ends however busy the machine is
         out, _ = runs.communicate(timeout=60)
     finally:
         stop.set()
