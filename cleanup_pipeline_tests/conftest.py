@@ -60,6 +60,11 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["server_url"] = server_url_of(node.config)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long: there must be something to do beside it."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if STOP in config.stash:
         config.stash[STOP].close()
@@ -142,11 +147,14 @@ def dagster_home(server_url: str, storage_template: str, tmp_path: Path) -> Iter
 
 
 @pytest.fixture
-def instance(dagster_home: Path) -> Iterator[DagsterInstance]:
-    """The instance of `dagster_home`."""
-    instance = DagsterInstance.from_config(str(dagster_home))
-    yield instance
-    instance.dispose()
+def instance(request: pytest.FixtureRequest) -> Iterator[DagsterInstance]:
+    """The instance of `dagster_home`; for a test marked `in_memory` one that forgets everything with the test."""
+    if request.node.get_closest_marker("in_memory"):
+        made = DagsterInstance.ephemeral()
+    else:
+        made = DagsterInstance.from_config(str(request.getfixturevalue("dagster_home")))
+    with made as instance:
+        yield instance
 
 
 def write_dagster_yaml(home: Path, storage_url: str) -> None:

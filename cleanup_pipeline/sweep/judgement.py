@@ -13,20 +13,20 @@ from cleanup_pipeline.postgres import Transaction
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.finding import RefusedError
 from cleanup_pipeline.sweep.moment import earliest, latest
-from cleanup_pipeline.sweep.statements import Blocks, Statements
+from cleanup_pipeline.sweep.statements import Part, Statements
 
 
-def judge(statements: Statements, transaction: Transaction, leaf: Leaf, blocks: Blocks) -> int:
-    """Judge the rows in `blocks` and keep the orphans; returns how many. Raises `RefusedError` on an empty parent."""
-    found = transaction.run(statements.judge(leaf, blocks))
-    require_parent(transaction, statements, leaf, blocks)
+def judge(statements: Statements, transaction: Transaction, leaf: Leaf, part: Part) -> int:
+    """Judge the rows in `part` and keep the orphans; returns how many. Raises `RefusedError` on an empty parent."""
+    found = transaction.run(statements.judge(leaf, part))
+    require_parent(transaction, statements, leaf, part)
     return found
 
 
-def judged(statements: Statements, transaction: Transaction, leaf: Leaf, blocks: Blocks) -> list[tuple[str, bytes]]:
+def judged(statements: Statements, transaction: Transaction, leaf: Leaf, part: Part) -> list[tuple[str, bytes]]:
     """The same for a client that has to carry the pairs (address, reference) itself."""
-    found = transaction.rows(statements.judged(leaf, blocks))
-    require_parent(transaction, statements, leaf, blocks)
+    found = transaction.rows(statements.judged(leaf, part))
+    require_parent(transaction, statements, leaf, part)
     return [(tid, reference) for tid, reference in found]
 
 
@@ -49,17 +49,17 @@ class Orphans:
         return f"They were made or last changed between {self.oldest} and {self.newest}."
 
 
-def count(statements: Statements, transaction: Transaction, leaf: Leaf, blocks: Blocks) -> Orphans:
-    """Count the orphans in `blocks`. Raises `RefusedError` on an empty parent."""
-    found = Orphans(*transaction.one(statements.count_orphans(leaf, blocks)))
-    require_parent(transaction, statements, leaf, blocks)
+def count(statements: Statements, transaction: Transaction, leaf: Leaf, part: Part) -> Orphans:
+    """Count the orphans in `part`. Raises `RefusedError` on an empty parent."""
+    found = Orphans(*transaction.one(statements.count_orphans(leaf, part)))
+    require_parent(transaction, statements, leaf, part)
     return found
 
 
-def lacks_parents(transaction: Transaction, statements: Statements, leaf: Leaf, blocks: Blocks) -> str | None:
-    """What is wrong where the parent is empty and a row in `blocks` refers to it."""
+def lacks_parents(transaction: Transaction, statements: Statements, leaf: Leaf, part: Part) -> str | None:
+    """What is wrong where the parent is empty and a row in `part` refers to it."""
     if _is_true(transaction, statements.parent_exists()) or not _is_true(
-        transaction, statements.reference_exists(leaf, blocks)
+        transaction, statements.reference_exists(leaf, part)
     ):
         return None
     parent = statements.reference.parent
@@ -69,9 +69,9 @@ def lacks_parents(transaction: Transaction, statements: Statements, leaf: Leaf, 
     )
 
 
-def require_parent(transaction: Transaction, statements: Statements, leaf: Leaf, blocks: Blocks) -> None:
-    """Raise `RefusedError` where the parent is empty and a row in `blocks` refers to it."""
-    if wrong := lacks_parents(transaction, statements, leaf, blocks):
+def require_parent(transaction: Transaction, statements: Statements, leaf: Leaf, part: Part) -> None:
+    """Raise `RefusedError` where the parent is empty and a row in `part` refers to it."""
+    if wrong := lacks_parents(transaction, statements, leaf, part):
         raise RefusedError(wrong)
 
 

@@ -29,7 +29,9 @@ LOOKING = Pace("looking", window_s=0.0015, slice_s=0.05, rest=1.0, snapshot_s=1.
 
 # One of so many steps is short, to tell what any step costs.
 _SHORT_EACH = 8
+# Of the last steps so many are remembered, and of those that were in time so many tell: what a unit costs may drift.
 _REMEMBERED = 8
+_TELL = 2
 _MUCH = 1.5
 
 
@@ -47,7 +49,7 @@ class Stride:
     """
 
     def __init__(self, target_s: float, first: int, floor_s: float) -> None:
-        self._target_s = target_s
+        self.target_s = target_s
         self._floor_s = floor_s
         self._full = first
         self._steps = 0
@@ -76,7 +78,7 @@ class Stride:
     def _fitting(self) -> int:
         """How many units fit into a step."""
         fixed_s = min([*self._short_s, *(seconds for _, seconds in self._last)]) if self._short_s else 0.0
-        limit_s = max(self._target_s, fixed_s + self._target_s / 2)
+        limit_s = max(self.target_s, fixed_s + self.target_s / 2)
         _, seconds = self._last[-1]
         self._late = self._late + 1 if seconds > _MUCH * limit_s else 0
 
@@ -85,7 +87,7 @@ class Stride:
 
         in_time = [step for step in self._last if step[1] <= _MUCH * limit_s]
         if in_time:
-            most = max(min(2 * size, fitting(size, seconds)) for size, seconds in in_time) / 2**self._late
+            most = max(min(2 * size, fitting(size, seconds)) for size, seconds in in_time[-_TELL:]) / 2**self._late
         else:
             most = max(fitting(*step) for step in self._last)
         return max(1, min(int(most), 2 * self._full))

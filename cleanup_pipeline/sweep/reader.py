@@ -22,7 +22,7 @@ from cleanup_pipeline.postgres import (
 )
 from cleanup_pipeline.sweep.catalog import Catalog, Leaf
 from cleanup_pipeline.sweep.pace import Pace, Stride
-from cleanup_pipeline.sweep.statements import Blocks, Statements
+from cleanup_pipeline.sweep.statements import WITH_HELP, Blocks, Everything, Part, Statements
 
 # Reconnecting so often within one sweep, something else is wrong.
 MOST_RECONNECTS = 10
@@ -129,7 +129,7 @@ class Reader:
         self,
         statements: Statements,
         leaf: Leaf,
-        work: Callable[[Transaction, Leaf, Blocks], T],
+        work: Callable[[Transaction, Leaf, Part], T],
         *,
         judged: bool = False,
         at_once: bool = False,
@@ -139,13 +139,21 @@ class Reader:
         `at_once` begins with the whole table: where a slice costs as much as all of them.
         """
         pages = self.pages(statements, leaf)
-        at_once = at_once or self._pace.slice_s >= self._pace.snapshot_s
+        spares_nobody = self._pace.slice_s >= self._pace.snapshot_s
+        at_once = at_once or spares_nobody
+
+        def on(transaction: Transaction, leaf: Leaf, blocks: Blocks) -> T:
+            if not (spares_nobody and blocks == Blocks(0, pages)):
+                return work(transaction, leaf, blocks)
+            transaction.run(WITH_HELP)
+            return work(transaction, leaf, Everything())
+
         stride = Stride(
             self._pace.snapshot_s if at_once else self._pace.slice_s,
             first=max(pages, 1) if at_once else PAGES_AT_FIRST,
             floor_s=LEAST_PAGE_S,
         )
-        for blocks, outcome in self.read(leaf, Blocks(0, pages), work, stride, judged=judged):
+        for blocks, outcome in self.read(leaf, Blocks(0, pages), on, stride, judged=judged):
             yield blocks.end / pages, outcome
 
     def read(

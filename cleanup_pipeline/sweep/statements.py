@@ -34,6 +34,9 @@ IN_BLOCK_ORDER = sql.SQL(
     " set local enable_indexscan = off; set local enable_indexonlyscan = off"
 )
 
+# Where nothing is to be spared.
+WITH_HELP = sql.SQL("set local max_parallel_workers_per_gather = 1")
+
 
 def identifier(table: Table) -> sql.Identifier:
     """The table's qualified and quoted name."""
@@ -59,6 +62,13 @@ class Blocks:
         """Two smaller parts; none where there is but one block."""
         middle = (self.first + self.end) // 2
         return [] if self.end - self.first < 2 else [Blocks(self.first, middle), Blocks(middle, self.end)]
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """All rows of the table. To read them without a range of blocks is cheaper, and more than one process may help."""
+
+    parameters: ClassVar[Parameters] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,8 @@ class Rows:
         ]
 
 
-Scope = Blocks | Candidates | Rows
+Part = Blocks | Everything
+Scope = Part | Candidates | Rows
 """Statements about a scope are to be run with its `parameters`."""
 
 
@@ -260,7 +271,9 @@ class Statements:
     def _within(self, scope: Scope) -> sql.Composed:
         match scope:
             case Blocks(first, end, _):
-                return _block_range(first, end)
+                return sql.SQL("t.ctid >= {} and t.ctid < {}").format(_tid(f"({first},0)"), _tid(f"({end},0)"))
+            case Everything():
+                return sql.SQL("true").format()
             case Candidates(after, last):
                 judged = sql.SQL("from {} where ctid > {} and ctid <= {}").format(_CANDIDATES, _tid(after), _tid(last))
                 condition = sql.SQL("t.ctid = any (array(select tid {}))").format(judged)
@@ -289,26 +302,26 @@ class Statements:
             sql.SQL("" if reference is None else f", ref {reference} not null")
         )
 
-    def judge(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
-        """Keep the pairs (address, reference) of the orphans in `blocks`, in the order of their addresses."""
+    def judge(self, leaf: Leaf, part: Part) -> sql.Composed:
+        """Keep the pairs (address, reference) of the orphans in `part`, in the order of their addresses."""
         return sql.SQL("insert into {} (tid, ref) {} order by t.ctid").format(
-            _CANDIDATES, self._orphans(sql.SQL("t.ctid, {}").format(self._reference), leaf, blocks)
+            _CANDIDATES, self._orphans(sql.SQL("t.ctid, {}").format(self._reference), leaf, part)
         )
 
-    def judged(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
+    def judged(self, leaf: Leaf, part: Part) -> sql.Composed:
         """The same pairs, where there can be no temporary table."""
-        return self._orphans(sql.SQL("t.ctid::text, {}").format(self._reference_bytes), leaf, blocks)
+        return self._orphans(sql.SQL("t.ctid::text, {}").format(self._reference_bytes), leaf, part)
 
-    def count_orphans(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
-        """How many orphans there are in `blocks`, and the oldest's and the newest's time."""
-        return self._orphans(sql.SQL("count(*), min({0})::text, max({0})::text").format(self.age), leaf, blocks)
+    def count_orphans(self, leaf: Leaf, part: Part) -> sql.Composed:
+        """How many orphans there are in `part`, and the oldest's and the newest's time."""
+        return self._orphans(sql.SQL("count(*), min({0})::text, max({0})::text").format(self.age), leaf, part)
 
-    def _orphans(self, what: sql.Composable, leaf: Leaf, blocks: Blocks) -> sql.Composed:
+    def _orphans(self, what: sql.Composable, leaf: Leaf, part: Part) -> sql.Composed:
         # An empty parent makes no orphan. One that is filled again before the look behind this statement hides that.
         return sql.SQL("select {} from only {} as t where {} and {} and {} and exists (select from {})").format(
             what,
             identifier(leaf.table),
-            _block_range(blocks.first, blocks.end),
+            self._within(part),
             self._due,
             self._is_orphan,
             self._parent,
@@ -322,10 +335,10 @@ class Statements:
     def _parent(self) -> sql.Identifier:
         return identifier(self.reference.parent)
 
-    def reference_exists(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
-        """Whether any row in `blocks` refers to a parent at all."""
+    def reference_exists(self, leaf: Leaf, part: Part) -> sql.Composed:
+        """Whether any row in `part` refers to a parent at all."""
         return sql.SQL("select exists (select from only {} as t where {} and {} is not null)").format(
-            identifier(leaf.table), _block_range(blocks.first, blocks.end), self._reference
+            identifier(leaf.table), self._within(part), self._reference
         )
 
     # Gathering: the due rows that an index leads to.
@@ -366,6 +379,13 @@ class Statements:
             "select pg_catalog.pg_relation_size({}::oid::regclass) / current_setting('block_size')::bigint"
         ).format(sql.Literal(leaf.oid))
 
+    def rows_a_page(self, leaf: Leaf) -> sql.Composed:
+        """How many rows a page of the leaf held when vacuum or ANALYZE last saw it; null where none has."""
+        return sql.SQL(
+            "select case when reltuples > 0 and relpages > 0 then reltuples / relpages end"
+            " from pg_catalog.pg_class where oid = {}::oid"
+        ).format(sql.Literal(leaf.oid))
+
     def count_due(self, leaf: Leaf, scope: Scope) -> sql.Composed:
         """How many rows of `scope` are due (of an orphan rule: still what they were judged to be), and the oldest."""
         return sql.SQL("select count(*), min({})::text from only {} as t where {} and {}").format(
@@ -397,17 +417,15 @@ class Statements:
             " (select from only {} as t where {} and {} limit 1 for update of t skip locked) as free)"
         ).format(identifier(leaf.table), self._within(scope), self._due)
 
-    def count_undated(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
-        """How many rows in `blocks` have no age, and so will never be due."""
+    def count_undated(self, leaf: Leaf, part: Part) -> sql.Composed:
+        """How many rows in `part` have no age, and so will never be due."""
         return sql.SQL("select count(*) from only {} as t where {} and {} is null").format(
-            identifier(leaf.table), _block_range(blocks.first, blocks.end), self.age
+            identifier(leaf.table), self._within(part), self.age
         )
 
-    def count_rows(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
-        """How many rows there are in `blocks`."""
-        return sql.SQL("select count(*) from only {} as t where {}").format(
-            identifier(leaf.table), _block_range(blocks.first, blocks.end)
-        )
+    def count_rows(self, leaf: Leaf, part: Part) -> sql.Composed:
+        """How many rows there are in `part`."""
+        return sql.SQL("select count(*) from only {} as t where {}").format(identifier(leaf.table), self._within(part))
 
     def count_up_to(self, leaf: Leaf, at_most: int) -> sql.Composed:
         """How many rows there are, counted up to `at_most`; cheap by an index, where vacuum has been there."""
@@ -435,7 +453,3 @@ def _column(name: str) -> sql.Composed:
 
 def _tid(address: str) -> sql.Composed:
     return sql.SQL("{}::tid").format(sql.Literal(address))
-
-
-def _block_range(first: int, end: int) -> sql.Composed:
-    return sql.SQL("t.ctid >= {} and t.ctid < {}").format(_tid(f"({first},0)"), _tid(f"({end},0)"))

@@ -8,7 +8,7 @@ stays.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 from psycopg import errors, sql
@@ -27,7 +27,7 @@ from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.moment import earliest, is_before
 from cleanup_pipeline.sweep.reader import FailedError, Reader
 from cleanup_pipeline.sweep.result import Result
-from cleanup_pipeline.sweep.statements import Blocks, Candidates, Rows, Scope, Statements
+from cleanup_pipeline.sweep.statements import Blocks, Candidates, Everything, Rows, Scope, Statements
 
 # At most this part of the server's deadlock_timeout, and never longer than this, may a writing statement take.
 _SHARE_OF_DEADLOCK_TIMEOUT = 0.8
@@ -69,6 +69,15 @@ class Leftovers:
     locked: list[tuple[Leaf, Scope]] = field(default_factory=list)
     spoilt: list[tuple[Leaf, Scope]] = field(default_factory=list)
 
+    def note_locked(self, leaf: Leaf, scope: Scope) -> None:
+        """Note that somebody has locked rows in `scope`, all of it: the part that was free is done."""
+        if not self.is_last_locked(leaf, scope):
+            self.locked.append((leaf, _whole(scope)))
+
+    def is_last_locked(self, leaf: Leaf, scope: Scope) -> bool:
+        """Whether that was noted last. A walk that takes a page by few rows meets the same locked ones each time."""
+        return self.locked[-1:] == [(leaf, _whole(scope))]
+
 
 class Writer:
     """Writes windows of one rule, and keeps the tally in `result`."""
@@ -108,6 +117,8 @@ class Writer:
         self._reader.check_stop()
         if self._budget.spent:
             return 0
+        if self.leftovers.is_last_locked(leaf, scope):
+            return self._write_what_is_free(leaf, scope)
         try:
             return self._transact(leaf, scope, skip_locked=False)
         except _HELD_UP:
@@ -134,7 +145,7 @@ class Writer:
             affected = 0
         except psycopg.Error as error:
             return self._narrow(leaf, scope, error)
-        self.leftovers.locked.append((leaf, scope))
+        self.leftovers.note_locked(leaf, scope)
         return affected
 
     def _narrow(self, leaf: Leaf, scope: Scope, error: psycopg.Error) -> int:
@@ -161,7 +172,7 @@ class Writer:
     def _parts(self, leaf: Leaf, scope: Scope) -> Sequence[Scope]:
         if isinstance(scope, Candidates):
             return self._candidate_halves(scope)
-        if halves := scope.halves():
+        if not isinstance(scope, Everything) and (halves := scope.halves()):
             return halves
         # One block: from here on by the rows' addresses.
         found = self._reader.once(lambda transaction: transaction.rows(self._statements.due_addresses(leaf, scope)))
@@ -285,6 +296,10 @@ class Writer:
         result.longest_batch_ms = max(result.longest_batch_ms or 0.0, seconds * 1000)
         if self._budget.rows is not None:
             self._budget.rows -= affected
+
+
+def _whole(scope: Scope) -> Scope:
+    return replace(scope, most=None) if isinstance(scope, Blocks) else scope
 
 
 def _is_one_row(scope: Scope) -> bool:

@@ -20,6 +20,7 @@ from cleanup_pipeline.cli.execution import Observed
 from cleanup_pipeline.demo.data import plant
 from cleanup_pipeline.rules import RULES, Close
 from cleanup_pipeline.sweep.result import Progress, Status, worst
+from cleanup_pipeline.sweep.sweep import MOST_PASSES
 from cleanup_pipeline_tests.cli.conftest import Ended
 from cleanup_pipeline_tests.databases import fresh_database, name_of
 from cleanup_pipeline_tests.oracle import Tables, expected, whole_database
@@ -37,7 +38,7 @@ class Case:
     """A database made unfit by `made`, in which DATABASE and ROLE stand for the names of both.
 
     `ends` are the rules that do not succeed, `told` the words with which they say why, and `left` how many of their
-    rows are due and stay; `again` are rows that were cleaned, came back, and count twice. `doctor` are words that
+    rows are due and stay; `again` bounds how often rows were cleaned that came back. `doctor` are words that
     doctor says beforehand; where it can't see a refusal, it is `found` by the plan, or only in the run. `role` logs in
     instead of the owner: "granted" has what `grants` prints, "bare" nothing. `meanwhile` is what somebody does after a
     rule's first step of a stage; it may change the tables `changed_by_others`.
@@ -586,7 +587,7 @@ CASES = [
         failed(DECLINES),
         ("watch",),
         left={DECLINES: 3},
-        again=12,
+        again=MOST_PASSES * 2 * 3,
     ),
     Case(
         "a trigger that opens the session again",
@@ -598,7 +599,7 @@ CASES = [
         failed(SESSIONS),
         ("open",),
         left={SESSIONS: 2},
-        again=8,
+        again=MOST_PASSES * 2 * 2,
     ),
     Case(
         "a constraint, not validated, that one row violates",
@@ -832,7 +833,7 @@ def test_what_a_bad_database_does(case: Case, cli: Cli, planted: App, database: 
         gone = (before.rows.get(rule.table.name, Counter()) - want.rows.get(rule.table.name, Counter())).total()
         stay = case.left.get(rule.name, 0)
         again = case.again if rule.name in case.ends else 0
-        assert ran.rules[rule.name]["affected"] == gone - stay + again
+        assert 0 <= ran.rules[rule.name]["affected"] - (gone - stay) <= again
         if rule.name in case.ends and ran.rules[rule.name]["remaining"] is not None:
             assert ran.rules[rule.name]["remaining"] == stay
     assert_as_promised(case, before, want, after)

@@ -16,6 +16,8 @@ from cleanup_pipeline.sweep import lock
 from cleanup_pipeline_tests.defs.runs import run_job
 from cleanup_pipeline_tests.sweep.steps import session_on
 
+pytestmark = pytest.mark.in_memory
+
 App = psycopg.Connection[Any]
 CHECKS = ("age", "backlog", "preflight")
 

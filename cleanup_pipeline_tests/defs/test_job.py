@@ -17,6 +17,8 @@ from cleanup_pipeline_tests.databases import everything_in, name_of
 from cleanup_pipeline_tests.defs.runs import JOB, messages_of, metadata_of, run_job
 from cleanup_pipeline_tests.oracle import expected, snapshot
 
+pytestmark = pytest.mark.in_memory
+
 NUMBERS = ("rows_affected", "rows_remaining", "batches", "duration_s", "rows_per_second", "longest_batch_ms")
 
 
@@ -169,10 +171,11 @@ def test_with_the_database_down_a_run_fails_naming_host_port_and_database_and_ne
 
 
 def test_no_password_is_in_any_table_of_dagsters_storage(
-    planted: str, instance: DagsterInstance, dagster_home: Path, monkeypatch: pytest.MonkeyPatch
+    planted: str, dagster_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLEANUP_DATABASE_URL", f"{planted}{'&' if '?' in planted else '?'}password=Mk7secretQz")
-    assert run_job(None, instance).success
+    with DagsterInstance.from_config(str(dagster_home)) as instance:
+        assert run_job(None, instance).success
     storage = json.loads((dagster_home / "dagster.yaml").read_text())["storage"]["postgres"]["postgres_url"]
     assert "session_cleanup" in everything_in(storage)
     assert "Mk7secretQz" not in everything_in(storage)

@@ -17,6 +17,8 @@ from cleanup_pipeline.rules import OLD_DECLINES, RULES
 from cleanup_pipeline.sweep.result import Result, Status
 from cleanup_pipeline_tests.defs.runs import metadata_of, run_job
 
+pytestmark = pytest.mark.in_memory
+
 NOW = datetime.now(UTC)
 DECLINES = AssetKey(["after_hours", "declines"])
 

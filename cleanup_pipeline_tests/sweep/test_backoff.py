@@ -85,7 +85,7 @@ def database(primary: EmbeddedServer, app: App) -> str:
 
 
 # So long a rest after each window that the next look at the standby comes before the sweep is done.
-SLOW = replace(TINY, rest=1000.0)
+SLOW = replace(TINY, rest=20.0)
 
 
 @pytest.fixture
@@ -153,13 +153,13 @@ def test_a_lag_that_the_role_may_not_see_is_told_and_does_not_block(app: App, da
 
 def test_the_sweep_rests_after_a_window_that_somebody_waited_for(app: App, database: str) -> None:
     first = app.execute("select id from after_hours_declines order by ctid limit 1").fetchall()[0][0]
-    # The window does not end before somebody waits for a row that it has deleted.
+    # The row's window does not end before somebody waits for it.
     app.execute(
-        """
+        f"""
         create function wait_for_a_waiter() returns trigger language plpgsql as $$
         begin
             perform pg_advisory_xact_lock(4711);
-            for i in 1..50 loop
+            for i in 1..500 loop
                 exit when exists (
                     select from pg_locks where not granted and transactionid = pg_current_xact_id()::xid
                 );
@@ -167,7 +167,7 @@ def test_the_sweep_rests_after_a_window_that_somebody_waited_for(app: App, datab
             end loop;
             return null;
         end $$;
-        create trigger wait after delete on after_hours_declines for each statement
+        create trigger wait after delete on after_hours_declines for each row when (old.id = '{first}')
         execute function wait_for_a_waiter();
         """
     )

@@ -79,8 +79,11 @@ def test_a_page_of_dear_rows_is_taken_row_by_row(app: App, database: str) -> Non
     assert max(steps[1:]) <= 2  # the first page tells what its rows cost
 
 
+@pytest.mark.parametrize("few", [2, 5, 50])
 @pytest.mark.parametrize("pace", [DEFAULT, FULL_SPEED], ids=lambda pace: pace.name)
-def test_behind_a_stretch_of_few_due_rows_one_of_many_makes_no_long_window(app: App, database: str, pace: Pace) -> None:
+def test_behind_a_stretch_of_few_due_rows_one_of_many_makes_no_long_window(
+    app: App, database: str, pace: Pace, few: int
+) -> None:
     few_rows_a_page(app, "after_hours_declines")
     alive, one, other = rows.session(app), rows.user(app), rows.user(app)
     app.execute("alter table after_hours_declines drop constraint after_hours_declines_user_id_declined_user_id_key")
@@ -89,24 +92,26 @@ def test_behind_a_stretch_of_few_due_rows_one_of_many_makes_no_long_window(app: 
         " select %s, %s, %s, %s from generate_series(1, 12000)",
         [alive, one, other, OLD],
     )
+    app.execute("analyze after_hours_declines")
     with session_on(database) as session:
         target = accept(inspect(session, OLD_DECLINES))
         statements = statements_for(target, options())
         reader = Reader(session, pace, Event())
         half = reader.pages(statements, target.leaves[0]) // 2
+        full = 12_000 // (2 * half)
         walk = Walk(target.leaves[0], statements, reader, pace)
         took = []
-        left = {block: 60 if block > half else block % 5 == 0 for block in range(2 * half + 1)}
+        left = {block: full if block > half or not block % few else 0 for block in range(2 * half + 1)}
         for window in walk:
             if window is None:
                 continue
-            # As if it had been written: 5 us a page and 20 us a row.
+            # As if it had been written: 5 us a page, and 0.5 ms where all of its rows are due.
             changed, seconds = 0, 5e-6 * (window.end - window.first)
             for block in range(window.first, window.end):
                 taken = left[block] if window.most is None else min(left[block], window.most - changed)
                 left[block] -= taken
                 changed += taken
-            took.append(seconds + 20e-6 * changed)
+            took.append(seconds + 0.5e-3 / full * changed)
             walk.took(window, changed, took[-1])
     assert half > 500
     assert not any(left.values())
