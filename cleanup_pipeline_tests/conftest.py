@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +25,7 @@ pytest_plugins = ["cleanup_pipeline_tests.bullmq"]
 SERVER = pytest.StashKey[str]()
 STOP = pytest.StashKey[ExitStack]()
 OLDER = pytest.StashKey[dict[int, str]]()
+ENOUGH_BYTES = 4 * 2**30
 
 
 def server_url_of(config: pytest.Config) -> str:
@@ -44,8 +47,17 @@ def older_server_url_of(config: pytest.Config, major: int) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    keep_files_in_memory()
     if workerinput := getattr(config, "workerinput", None):
         config.stash[SERVER] = workerinput["server_url"]
+
+
+def keep_files_in_memory() -> None:
+    """Where there is room for it: most of what a test does is to make databases, hundreds of files each."""
+    memory = Path("/dev/shm")  # noqa: S108 -- what is made there is made by tempfile
+    if "TMPDIR" not in os.environ and memory.is_dir() and shutil.disk_usage(memory).free > ENOUGH_BYTES:
+        os.environ["TMPDIR"] = str(memory)
+        tempfile.tempdir = None
 
 
 @pytest.hookimpl(optionalhook=True)
