@@ -159,7 +159,7 @@ def test_the_units_start_programs_that_exist_with_options_that_they_have() -> No
     assert len(units) == 2
     for text in units:
         unit = configparser.ConfigParser(strict=False, interpolation=None)
-        unit.optionxform = str  # type: ignore[assignment, method-assign]
+        unit.optionxform = str  # type: ignore[assignment, method-assign]  # its documented way
         unit.read_string(text)
         assert unit["Service"]["WorkingDirectory"] == "/opt/cleanup"
         knows(shlex.split(unit["Service"]["ExecStart"].replace("/opt/cleanup/.venv/bin", str(BIN))))

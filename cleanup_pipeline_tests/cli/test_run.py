@@ -188,7 +188,7 @@ def test_a_second_run_says_who_started_the_first_and_how_far_it_is(
     first = add_run(instance, tagged={"cleanup/trigger": "manual", "cleanup/reason": "the disk is full"})
     far = "old_declines: windows, 40% of the table, 400 rows, 80 rows/s, about 8 s left"
     for message in (far, "something else"):
-        entry = EventLogEntry(None, INFO, message, first, datetime.now(UTC).timestamp())  # type: ignore[no-untyped-call]
+        entry = EventLogEntry(None, INFO, message, first, datetime.now(UTC).timestamp())  # type: ignore[no-untyped-call]  # Dagster's
         instance.handle_new_event(entry)
     with Session(Database.parse(database), f"cleanup_pipeline {first}") as other:
         assert lock.hold(other, "old_declines")

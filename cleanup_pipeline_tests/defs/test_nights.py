@@ -113,7 +113,7 @@ def test_a_run_of_which_the_last_rule_is_refused_ends_with_a_summary_too(
     app.execute("drop table after_hours_preferences")
     result = run_job(database, instance)
     (observed,) = [
-        entry.get_dagster_event().event_specific_data.asset_observation  # type: ignore[union-attr]
+        entry.get_dagster_event().event_specific_data.asset_observation  # type: ignore[union-attr]  # of that type
         for entry in instance.all_logs(result.run_id, of_type=DagsterEventType.ASSET_OBSERVATION)
     ]
     assert "| orphaned_preferences | refused | 0 | ? |" in str(observed.metadata["summary"].value)

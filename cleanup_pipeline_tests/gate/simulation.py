@@ -61,7 +61,7 @@ class Scripted:
     def __repr__(self) -> str:
         told = [
             repr(value) if place == 0 else f"{each.name}={value!r}"
-            for place, each in enumerate(fields(self))  # type: ignore[arg-type]
+            for place, each in enumerate(fields(self))  # type: ignore[arg-type]  # a dataclass, each
             if (value := getattr(self, each.name)) != each.default
         ]
         return f"{type(self).__name__}({', '.join(told)})"
@@ -206,14 +206,14 @@ def new_instance() -> DagsterInstance:
     for asked in ("has_run_stats_index_cols", "has_backfill_id_column"):
         setattr(instance.run_storage, asked, lambda: True)
     # Nor is a connection made for each question.
-    connection = instance.run_storage._engine.connect()  # type: ignore[attr-defined]
+    connection = instance.run_storage._engine.connect()  # type: ignore[attr-defined]  # of SQLite's storage
 
     @contextmanager
     def connect() -> Iterator[Connection]:
         with connection.begin():
             yield connection
 
-    instance.run_storage.connect = connect  # type: ignore[attr-defined]
+    instance.run_storage.connect = connect  # type: ignore[attr-defined]  # likewise
     return instance
 
 
@@ -337,7 +337,7 @@ class _World:
             for event in day.events:
                 self._plan_outages(place, event)
         for place, day in enumerate(self.script):
-            self.at(place * DAY_S, lambda day=day: self._set(day))  # type: ignore[misc]
+            self.at(place * DAY_S, lambda day=day: self._set(day))  # type: ignore[misc]  # a default binds the day
             for event in day.events:
                 self._plan(place, event)
             self._plan_clock(place, day)

@@ -341,7 +341,7 @@ def test_a_run_that_told_its_failure_and_has_not_ended_is_still_on(instance: Dag
 def test_an_inherited_outcome_and_an_inherited_claim_are_not_believed(instance: DagsterInstance) -> None:
     parent = add_day_run(instance, {"start": "04:00"}, claimed=True)
     end(instance, parent, "refused", "failure", "04:01")
-    parents_tags = dict(instance.get_run_by_id(parent).tags)  # type: ignore[union-attr]
+    parents_tags = dict(instance.get_run_by_id(parent).tags)  # type: ignore[union-attr]  # it is there
     child = add_run(instance, events={"start": "09:00", "failure": "09:01"}, tagged=parents_tags)
 
     newest, oldest = day_runs(instance, TODAY)

@@ -31,7 +31,7 @@ def main() -> None:
     rounds = [run(url, pace)]
     while forever and not select.select([sys.stdin], [], [], 0)[0]:
         rounds.append(run(url, pace))
-    print(json.dumps(rounds if forever else rounds[0]), flush=True)  # noqa: T201
+    print(json.dumps(rounds if forever else rounds[0]), flush=True)  # noqa: T201 -- it is a program
 
 
 if __name__ == "__main__":

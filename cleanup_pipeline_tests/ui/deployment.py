@@ -44,7 +44,7 @@ class Webserver:
         request = urllib.request.Request(  # noqa: S310 -- our own server
             f"{self.address}{path}", json.dumps(body).encode(), {"content-type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 -- the same
             return json.load(answer)
 
     def ask(self, query: str, **variables: Any) -> Any:
