@@ -10,8 +10,9 @@ from cleanup_pipeline.postgres import Database, Session
 from cleanup_pipeline.rules import EXPIRED_SESSIONS, OLD_DECLINES, ORPHANED_FINGERPRINTS, RULES, Rule
 from cleanup_pipeline.sweep.pace import FULL_SPEED, Pace
 from cleanup_pipeline.sweep.result import Result
-from cleanup_pipeline.sweep.sweep import Options, Sweep
+from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline.sweep.window import Budget
+from cleanup_pipeline.sweep.work import Options
 
 # What is changed, and which rows: the big statement has the condition, the loop picks rows by it.
 _STATEMENTS = {

@@ -12,7 +12,7 @@ from cleanup_pipeline.cli.options import Request
 from cleanup_pipeline.postgres import DATABASE_URL_VARIABLE, CleanupError, Database, explain
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep.pace import FULL_SPEED, LOOKING
-from cleanup_pipeline.sweep.sweep import Options
+from cleanup_pipeline.sweep.work import Options
 
 
 @contextmanager

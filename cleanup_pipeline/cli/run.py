@@ -21,7 +21,7 @@ from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.plan import plan
 from cleanup_pipeline.sweep.reader import LockedError, Reader
 from cleanup_pipeline.sweep.statements import Statements
-from cleanup_pipeline.sweep.sweep import Options, statements_for
+from cleanup_pipeline.sweep.work import Options, statements_for
 
 MANY_ROWS = 1_000_000
 """Before more rows than these go, somebody must have said so."""

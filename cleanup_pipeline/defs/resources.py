@@ -37,8 +37,8 @@ from cleanup_pipeline.sweep.finding import RefusedError
 from cleanup_pipeline.sweep.footprint import Footprint
 from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED, Pace
 from cleanup_pipeline.sweep.result import Progress, Result, Status, worst
-from cleanup_pipeline.sweep.sweep import Options
 from cleanup_pipeline.sweep.window import Budget
+from cleanup_pipeline.sweep.work import Options
 
 _CLAIM = Limits(statement_s=5.0)
 _CLAIMS = 3

@@ -5,6 +5,7 @@ The planner's estimate does not decide between them (it was off by 250 times on 
 through the index, up to the number of the table's pages, from where on the walk wins.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,19 @@ def choose(reader: Reader, statements: Statements, leaf: Leaf) -> Access:
         return reader.once(look, _LIMITS)
     except errors.QueryCanceled:
         return Access(None, "block ranges: counting the due rows by the index took too long")
+
+
+def count_due(
+    reader: Reader, statements: Statements, leaf: Leaf, way: Access
+) -> Iterator[tuple[float, int, str | None]]:
+    """Count what is due now: how much of `leaf` is done, how many due rows were found with that, the oldest's time."""
+    if way.due is not None:
+        yield 1.0, way.due, way.oldest
+        return
+    for share, (due, oldest) in reader.slices(
+        statements, leaf, lambda transaction, leaf, part: transaction.one(statements.count_due(leaf, part))
+    ):
+        yield share, due, oldest
 
 
 def index_that_leads(transaction: Transaction, statements: Statements, leaf: Leaf) -> str | None:

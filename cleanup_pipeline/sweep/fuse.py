@@ -1,10 +1,13 @@
 """A limit on how much of a table a rule may take; it blows before anything is written."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
 from cleanup_pipeline.sweep.finding import RefusedError
+from cleanup_pipeline.sweep.reader import Reader
+from cleanup_pipeline.sweep.statements import Statements
 
 # Below this a share says little: the orphans of one removed user may be half of a small table.
 SMALL_TABLE_ROWS = 1_000
@@ -32,6 +35,19 @@ class Fuse:
             f"and the rule may take {self.max_share:.0%}. Check that the parent table is complete; if it is, "
             f"lift the fuse for one run with --allow-share and a --reason."
         )
+
+
+def count_rows(reader: Reader, statements: Statements, enough: int) -> Iterator[tuple[float, int]]:
+    """Count the table's rows until there are `enough`; gives how much of a leaf is done, and the rows of that part."""
+    rows = 0
+    for leaf in statements.target.leaves:
+        for share, (found,) in reader.slices(
+            statements, leaf, lambda transaction, leaf, part: transaction.one(statements.count_rows(leaf, part))
+        ):
+            if rows >= enough:
+                return
+            rows += found
+            yield share, found
 
 
 MOST_SCANNED_PAGES = 100_000_000

@@ -11,14 +11,14 @@ from cleanup_pipeline.rules import Close, Rule
 from cleanup_pipeline.sweep import access, judgement, preflight
 from cleanup_pipeline.sweep.catalog import Catalog
 from cleanup_pipeline.sweep.finding import RefusedError
-from cleanup_pipeline.sweep.fuse import Fuse, scans
+from cleanup_pipeline.sweep.fuse import Fuse, count_rows, scans
 from cleanup_pipeline.sweep.judgement import Orphans
 from cleanup_pipeline.sweep.moment import earliest
 from cleanup_pipeline.sweep.reader import InterruptedSweepError, Reader
 from cleanup_pipeline.sweep.result import Status
 from cleanup_pipeline.sweep.statements import Statements
-from cleanup_pipeline.sweep.sweep import Options, statements_for
 from cleanup_pipeline.sweep.target import Target
+from cleanup_pipeline.sweep.work import Options, statements_for
 
 # Rough, measured at the default pace, rests included, on two cores: to read a page, to judge a row, and to clean one.
 _PAGE_S, _JUDGE_S = 50e-6, 20e-6
@@ -118,13 +118,9 @@ def _measure_due(planned: Plan, target: Target, statements: Statements, reader: 
     for leaf in target.leaves:
         way = access.choose(reader, statements, leaf)
         planned.access = way.why
-        if way.due is not None:
-            _add(planned, way.due, way.oldest)
-            continue
-        for _, (due, oldest) in reader.slices(
-            statements, leaf, lambda transaction, leaf, blocks: transaction.one(statements.count_due(leaf, blocks))
-        ):
-            _add(planned, due, oldest)
+        for _, due, oldest in access.count_due(reader, statements, leaf, way):
+            planned.candidates = (planned.candidates or 0) + due
+            planned.oldest = earliest(planned.oldest, oldest)
 
 
 def _measure_orphans(planned: Plan, target: Target, statements: Statements, reader: Reader) -> Orphans:
@@ -141,24 +137,11 @@ def _measure_orphans(planned: Plan, target: Target, statements: Statements, read
 
 def _check_fuse(orphans: Orphans, target: Target, statements: Statements, reader: Reader, options: Options) -> None:
     fuse = Fuse(target.rule.max_share if options.max_share is None else options.max_share)
-    rows = count_rows(target, statements, reader, fuse.rows_needed(orphans.rows))
+    rows = sum(found for _, found in count_rows(reader, statements, fuse.rows_needed(orphans.rows)))
     try:
         fuse.check(orphans.rows, rows, target.rule.table)
     except RefusedError as refused:
         raise RefusedError(f"{refused} {orphans.when}") from None
-
-
-def count_rows(target: Target, statements: Statements, reader: Reader, enough: int) -> int:
-    """How many rows the rule's table has, counted until there are `enough`."""
-    rows = 0
-    for leaf in target.leaves:
-        for _, (found,) in reader.slices(
-            statements, leaf, lambda transaction, leaf, blocks: transaction.one(statements.count_rows(leaf, blocks))
-        ):
-            if rows >= enough:
-                break
-            rows += found
-    return rows
 
 
 def _count_undated(target: Target, statements: Statements, reader: Reader) -> int:
@@ -169,8 +152,3 @@ def _count_undated(target: Target, statements: Statements, reader: Reader) -> in
             statements, leaf, lambda transaction, leaf, blocks: transaction.one(statements.count_undated(leaf, blocks))
         )
     )
-
-
-def _add(planned: Plan, due: int, oldest: str | None) -> None:
-    planned.candidates = (planned.candidates or 0) + due
-    planned.oldest = earliest(planned.oldest, oldest)

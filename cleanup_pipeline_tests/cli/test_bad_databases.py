@@ -20,7 +20,7 @@ from cleanup_pipeline.cli.execution import Observed
 from cleanup_pipeline.demo.data import plant
 from cleanup_pipeline.rules import RULES, Close
 from cleanup_pipeline.sweep.result import Progress, Status, worst
-from cleanup_pipeline.sweep.sweep import MOST_PASSES
+from cleanup_pipeline.sweep.work import MOST_PASSES
 from cleanup_pipeline_tests.cli.conftest import Ended
 from cleanup_pipeline_tests.databases import fresh_database, name_of
 from cleanup_pipeline_tests.oracle import Tables, expected, whole_database

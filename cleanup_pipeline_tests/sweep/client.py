@@ -12,7 +12,8 @@ from cleanup_pipeline import postgres
 from cleanup_pipeline.postgres import Database, Session
 from cleanup_pipeline.rules import RULES
 from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED
-from cleanup_pipeline.sweep.sweep import Options, Sweep
+from cleanup_pipeline.sweep.sweep import Sweep
+from cleanup_pipeline.sweep.work import Options
 from cleanup_pipeline_tests.sweep.steps import NOW, TINY, finish
 
 NAME = "the client"

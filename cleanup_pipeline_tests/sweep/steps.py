@@ -14,7 +14,8 @@ from cleanup_pipeline.postgres import Database, Session
 from cleanup_pipeline.rules import RULES, Rule
 from cleanup_pipeline.sweep.pace import FULL_SPEED, Pace
 from cleanup_pipeline.sweep.result import Progress, Result
-from cleanup_pipeline.sweep.sweep import Options, Sweep
+from cleanup_pipeline.sweep.sweep import Sweep
+from cleanup_pipeline.sweep.work import Options
 
 # The instant that tests measure age against. It only has to lie in the past of every clock.
 NOW = datetime(2026, 11, 24, 4, tzinfo=UTC)

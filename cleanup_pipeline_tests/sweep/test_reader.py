@@ -12,7 +12,7 @@ from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED, LOOKING, Pace
 from cleanup_pipeline.sweep.preflight import accept, inspect
 from cleanup_pipeline.sweep.reader import Reader
 from cleanup_pipeline.sweep.statements import Everything, Part
-from cleanup_pipeline.sweep.sweep import statements_for
+from cleanup_pipeline.sweep.work import statements_for
 from cleanup_pipeline_tests.sweep import rows
 from cleanup_pipeline_tests.sweep.steps import NOW, few_rows_a_page, options, session_on
 

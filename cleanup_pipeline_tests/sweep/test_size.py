@@ -13,8 +13,8 @@ from cleanup_pipeline.rules import OLD_DECLINES, RULES, Rule
 from cleanup_pipeline.sweep import preflight
 from cleanup_pipeline.sweep.result import Progress, Result, Status
 from cleanup_pipeline.sweep.statements import Blocks
-from cleanup_pipeline.sweep.sweep import statements_for
 from cleanup_pipeline.sweep.window import Budget
+from cleanup_pipeline.sweep.work import statements_for
 from cleanup_pipeline_tests.oracle import expected, snapshot
 from cleanup_pipeline_tests.sweep.steps import NOW, options, session_on, sweep
 

@@ -15,8 +15,9 @@ from cleanup_pipeline.sweep.preflight import accept, inspect
 from cleanup_pipeline.sweep.reader import Reader
 from cleanup_pipeline.sweep.result import Status
 from cleanup_pipeline.sweep.statements import IN_BLOCK_ORDER, Blocks
-from cleanup_pipeline.sweep.sweep import Sweep, statements_for
+from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline.sweep.walk import Walk
+from cleanup_pipeline.sweep.work import statements_for
 from cleanup_pipeline_tests.sweep import rows
 from cleanup_pipeline_tests.sweep.steps import LARGE, NOW, TINY, UNRESTED, few_rows_a_page, options, session_on, sweep
 
