@@ -126,7 +126,8 @@ class DueRows:
             for share, due, oldest in access.count_due(work.reader, work.statements, leaf, way):
                 remaining += due
                 work.result.oldest = earliest(work.result.oldest, oldest)
-                yield work.progress("looking at what remains", share)
+                if share < 1.0:
+                    yield work.progress("looking at what remains", share)
         return remaining
 
     def _count_left(self) -> int:

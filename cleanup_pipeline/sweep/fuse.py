@@ -41,13 +41,15 @@ def count_rows(reader: Reader, statements: Statements, enough: int) -> Iterator[
     """Count the table's rows until there are `enough`; gives how much of a leaf is done, and the rows of that part."""
     rows = 0
     for leaf in statements.target.leaves:
+        if rows >= enough:
+            return
         for share, (found,) in reader.slices(
             statements, leaf, lambda transaction, leaf, part: transaction.one(statements.count_rows(leaf, part))
         ):
-            if rows >= enough:
-                return
             rows += found
             yield share, found
+            if rows >= enough:
+                return
 
 
 MOST_SCANNED_PAGES = 100_000_000

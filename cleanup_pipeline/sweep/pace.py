@@ -51,7 +51,7 @@ class Stride:
     def __init__(self, target_s: float, first: int, floor_s: float) -> None:
         self.target_s = target_s
         self._floor_s = floor_s
-        self._full = first
+        self.full = first
         self._steps = 0
         self._late = 0
         self._short_s = deque[float](maxlen=_REMEMBERED)
@@ -60,7 +60,7 @@ class Stride:
     @property
     def size(self) -> int:
         """The next step's size."""
-        return (self._full // 4 or 1) if self._is_short else self._full
+        return (self.full // 4 or 1) if self._is_short else self.full
 
     @property
     def _is_short(self) -> bool:
@@ -72,7 +72,7 @@ class Stride:
             self._short_s.append(seconds)
         else:
             self._last.append((max(size, 1), seconds))
-            self._full = self._fitting()
+            self.full = self._fitting()
         self._steps += 1
 
     def _fitting(self) -> int:
@@ -90,9 +90,9 @@ class Stride:
             most = max(min(2 * size, fitting(size, seconds)) for size, seconds in in_time[-_TELL:]) / 2**self._late
         else:
             most = max(fitting(*step) for step in self._last)
-        return max(1, min(int(most), 2 * self._full))
+        return max(1, min(int(most), 2 * self.full))
 
     def halve(self) -> None:
         """Learn that a step was too long to end at all."""
-        self._full = max(1, self._full // 2)
+        self.full = max(1, self.full // 2)
         self._last.clear()

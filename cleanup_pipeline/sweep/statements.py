@@ -7,7 +7,7 @@ re-check would see the other table by the old snapshot. An orphan is judged firs
 identity: a rewritten table gives it to another row.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
@@ -34,7 +34,7 @@ IN_BLOCK_ORDER = sql.SQL(
     " set local enable_indexscan = off; set local enable_indexonlyscan = off"
 )
 
-# Where nothing is to be spared.
+# A second process of the server's may help; where nobody is to be spared.
 WITH_HELP = sql.SQL("set local max_parallel_workers_per_gather = 1")
 
 
@@ -61,14 +61,12 @@ class Blocks:
     def halves(self) -> "list[Blocks]":
         """Two smaller parts; none where there is but one block."""
         middle = (self.first + self.end) // 2
-        return [] if self.end - self.first < 2 else [Blocks(self.first, middle), Blocks(middle, self.end)]
+        return [] if self.end - self.first < 2 else [replace(self, end=middle), replace(self, first=middle)]
 
 
 @dataclass(frozen=True, slots=True)
 class Everything:
-    """All rows of the table. To read them without a range of blocks is cheaper, and more than one process may help."""
-
-    parameters: ClassVar[Parameters] = ()
+    """All rows of the table, to be read: without a range of blocks that is cheaper, and `WITH_HELP` cheaper still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +107,10 @@ class Rows:
         ]
 
 
-Part = Blocks | Everything
-Scope = Part | Candidates | Rows
+Scope = Blocks | Candidates | Rows
 """Statements about a scope are to be run with its `parameters`."""
+Part = Blocks | Everything
+"""What is read at once."""
 
 
 def overdue_before(as_of: datetime, age: timedelta | None) -> datetime:
@@ -178,19 +177,18 @@ class Statements:
 
     def write(self, leaf: Leaf, scope: Scope) -> sql.Composed:
         """Clean the due rows of `scope`."""
-        return sql.SQL("{} where {} and {}").format(self._verb(leaf), self._within(scope), self._due)
+        return sql.SQL("{} where {}").format(self._verb(leaf), self._due_within(scope))
 
     def write_picked(self, leaf: Leaf, scope: Scope, *, limit: int | None, skip_locked: bool) -> sql.Composed:
         """The same for at most `limit` rows, and only for those that nobody else has locked where `skip_locked`."""
-        picked = sql.SQL("select t.ctid from only {} as t where {} and {}{}{}").format(
+        picked = sql.SQL("select t.ctid from only {} as t where {}{}{}").format(
             identifier(leaf.table),
-            self._within(scope),
-            self._due,
+            self._due_within(scope),
             sql.SQL("" if limit is None else " limit {}").format(sql.Literal(limit)),
             sql.SQL(" for update of t skip locked" if skip_locked else ""),
         )
-        return sql.SQL("{} where t.ctid = any (array({})) and {} and {}").format(
-            self._verb(leaf), picked, self._within(scope), self._due
+        return sql.SQL("{} where t.ctid = any (array({})) and {}").format(
+            self._verb(leaf), picked, self._due_within(scope)
         )
 
     def explain_write(self, leaf: Leaf) -> sql.Composed:
@@ -268,9 +266,19 @@ class Statements:
             )
         return sql.SQL("delete from only {} as t").format(identifier(leaf.table))
 
-    def _within(self, scope: Scope) -> sql.Composed:
+    def _due_within(self, scope: Scope | Part) -> sql.Composed:
+        """Which rows of `scope` are due, in a form that fits no index.
+
+        A planner that believes few rows to be due, by statistics that are old, would follow an index through all that
+        are for each window.
+        """
+        if isinstance(scope, Everything):
+            return self._due
+        return sql.SQL("{} and ({}) is true").format(self._within(scope), self._due)
+
+    def _within(self, scope: Scope | Part) -> sql.Composed:
         match scope:
-            case Blocks(first, end, _):
+            case Blocks(first, end):
                 return sql.SQL("t.ctid >= {} and t.ctid < {}").format(_tid(f"({first},0)"), _tid(f"({end},0)"))
             case Everything():
                 return sql.SQL("true").format()
@@ -318,13 +326,8 @@ class Statements:
 
     def _orphans(self, what: sql.Composable, leaf: Leaf, part: Part) -> sql.Composed:
         # An empty parent makes no orphan. One that is filled again before the look behind this statement hides that.
-        return sql.SQL("select {} from only {} as t where {} and {} and {} and exists (select from {})").format(
-            what,
-            identifier(leaf.table),
-            self._within(part),
-            self._due,
-            self._is_orphan,
-            self._parent,
+        return sql.SQL("select {} from only {} as t where {} and {} and exists (select from {})").format(
+            what, identifier(leaf.table), self._due_within(part), self._is_orphan, self._parent
         )
 
     def parent_exists(self) -> sql.Composed:
@@ -386,36 +389,36 @@ class Statements:
             " from pg_catalog.pg_class where oid = {}::oid"
         ).format(sql.Literal(leaf.oid))
 
-    def count_due(self, leaf: Leaf, scope: Scope) -> sql.Composed:
+    def count_due(self, leaf: Leaf, scope: Scope | Part) -> sql.Composed:
         """How many rows of `scope` are due (of an orphan rule: still what they were judged to be), and the oldest."""
-        return sql.SQL("select count(*), min({})::text from only {} as t where {} and {}").format(
-            self.age, identifier(leaf.table), self._within(scope), self._due
+        return sql.SQL("select count(*), min({})::text from only {} as t where {}").format(
+            self.age, identifier(leaf.table), self._due_within(scope)
         )
 
     def first_due(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
         """The first block with a due row, where rows are read `IN_BLOCK_ORDER`; no row where there is none."""
-        return sql.SQL("select (t.ctid::text::point)[0]::bigint from only {} as t where {} and {} limit 1").format(
-            identifier(leaf.table), self._within(blocks), self._due
+        return sql.SQL("select (t.ctid::text::point)[0]::bigint from only {} as t where {} limit 1").format(
+            identifier(leaf.table), self._due_within(blocks)
         )
 
     def ages(self, leaf: Leaf, scope: Scope) -> sql.Composed:
         """When the oldest and the newest due row of `scope` were made or last changed."""
-        return sql.SQL(
-            "select min({age})::text, max({age})::text from only {table} as t where {within} and {due}"
-        ).format(age=self.age, table=identifier(leaf.table), within=self._within(scope), due=self._due)
+        return sql.SQL("select min({age})::text, max({age})::text from only {table} as t where {due}").format(
+            age=self.age, table=identifier(leaf.table), due=self._due_within(scope)
+        )
 
     def due_addresses(self, leaf: Leaf, scope: Scope) -> sql.Composed:
         """The addresses of the due rows of `scope`."""
-        return sql.SQL("select t.ctid::text from only {} as t where {} and {}").format(
-            identifier(leaf.table), self._within(scope), self._due
+        return sql.SQL("select t.ctid::text from only {} as t where {}").format(
+            identifier(leaf.table), self._due_within(scope)
         )
 
     def is_kept(self, leaf: Leaf, scope: Scope) -> sql.Composed:
         """Whether a due row of `scope` is there that nobody has locked."""
         return sql.SQL(
             "select exists (select from"
-            " (select from only {} as t where {} and {} limit 1 for update of t skip locked) as free)"
-        ).format(identifier(leaf.table), self._within(scope), self._due)
+            " (select from only {} as t where {} limit 1 for update of t skip locked) as free)"
+        ).format(identifier(leaf.table), self._due_within(scope))
 
     def count_undated(self, leaf: Leaf, part: Part) -> sql.Composed:
         """How many rows in `part` have no age, and so will never be due."""

@@ -1,4 +1,4 @@
-"""The walk over a table's blocks: from the first to the last, each page once, with no index and no memory.
+"""The walk over a table's blocks: from the first to the last, with no index and no memory; few are read twice.
 
 It writes windows of pages where rows are due, no more rows than fit where it can't tell what comes, and only reads
 where windows change nothing: what a window costs whatever its size is then spared.
@@ -13,16 +13,16 @@ from cleanup_pipeline.sweep.pace import Pace, Stride
 from cleanup_pipeline.sweep.reader import LEAST_PAGE_S, PAGES_AT_FIRST, Reader
 from cleanup_pipeline.sweep.statements import IN_BLOCK_ORDER, Blocks, Statements
 
-_LEAST_WRITTEN_PAGE_S = 20e-6
+_LEAST_WRITTEN_PAGE_S, _LEAST_ROW_S = 20e-6, 1e-6
 # What a row is believed to cost before one was cleaned.
 _ROW_S = 100e-6
-# As narrow as rows can be; of a table that was never analyzed that much has to be expected.
-_MOST_ROWS_A_PAGE = 300
+# A limited window takes rows for so many windows' time.
 _MUCH = 1.5
-# A page that takes so many times the length of a window is taken in several.
-_DEAR = 4
-# More rows than any page holds: where a window does not end, a trigger brings its rows back.
-_ENDLESS_ROWS_A_PAGE = 2_000
+# A page whose rows would fill more windows than that is taken in several.
+_DEAR = 5
+# As narrow as rows can be. Of a table that was never analyzed so many are expected; and of a page from which more
+# come a trigger brings them back.
+_MOST_ROWS_A_PAGE = 300
 # Where a share of the rows was due, windows are cut so that one where all are takes twice as long as it should.
 # Where that would cut them to less than half, as many pages are taken as fit, and no more rows than fit.
 _TOO_LONG = 2.0
@@ -54,17 +54,20 @@ class Walk:
         self._end = reader.pages(statements, leaf)
         (rows_a_page,) = reader.once(lambda transaction: transaction.one(statements.rows_a_page(leaf)))
         self._rows_a_page = float(rows_a_page or _MOST_ROWS_A_PAGE)
-        sets_off_more = statements.target.triggers or statements.target.scanned_pages
-        fitting = 1 if sets_off_more else int(pace.window_s / (_ROW_S * self._rows_a_page))
-        self._pages = page_stride(pace, max(1, fitting))
+        at_first = 1
+        if not (statements.target.triggers or statements.target.scanned_pages):
+            fitting_s = max(_LEAST_WRITTEN_PAGE_S, _ROW_S * self._rows_a_page)
+            at_first = max(1, int(pace.window_s / fitting_s))
+        self._pages = page_stride(pace, at_first)
+        self._rows = Stride(pace.window_s, max(1, round(_MUCH * pace.window_s / _ROW_S)), _LEAST_ROW_S)
         self._looks = Stride(min(pace.slice_s, _LONGEST_LOOK_S), first=PAGES_AT_FIRST, floor_s=LEAST_PAGE_S)
         self._patience = self._idle = _IDLE_WINDOWS
         self._row_s = _ROW_S
         self._last = deque[tuple[int, int]](maxlen=_REMEMBERED)  # windows: rows changed, of so many pages
         self._due_share = 0.0
-        # Of the page that is taken in several windows: rows and seconds so far; and what a row costs where it is dear.
+        # Of the pages that are taken in several windows: rows and seconds so far.
         self._changed, self._seconds = 0, 0.0
-        self._dear_row_s: float | None = None
+        self._is_dear = False
         self._to_end = False
 
     @property
@@ -84,8 +87,10 @@ class Walk:
     @property
     def _window(self) -> Blocks:
         most = None
-        if (self._due_share < _FEW or self._dear_row_s) and not self._to_end:
-            most = max(1, round(_MUCH * self._pace.window_s / (self._dear_row_s or self._row_s)))
+        if self._is_dear and not self._to_end:
+            most = self._rows.size
+        elif self._due_share < _FEW and not self._to_end:
+            most = max(1, round(_MUCH * self._pace.window_s / self._row_s))
         return Blocks(self._first, min(self._first + self._pages.size, self._end), most)
 
     def took(self, window: Blocks, changed: int, seconds: float) -> None:
@@ -95,12 +100,15 @@ class Walk:
         self._seconds += seconds
         if changed:
             self._row_s = min(self._row_s, seconds / changed)
-        is_dear = pages == 1 and self._changed > 1 and self._seconds > _DEAR * self._pace.window_s
-        if is_dear:
-            self._dear_row_s = self._seconds / self._changed
-        if window.most and changed >= window.most and self._changed <= _ENDLESS_ROWS_A_PAGE * pages:
+        if changed and pages == 1:
+            self._rows.took(changed, seconds)
+        is_dear = pages == 1 and self._changed > _DEAR * self._rows.full
+        # Of the rows that were picked somebody may have changed a few meanwhile.
+        is_full = window.most is not None and changed >= window.most - window.most // 8
+        if is_full and self._changed <= max(_MOST_ROWS_A_PAGE, 2 * self._rows_a_page) * pages:
             # There may be more of them: once more from where it began, and by small steps.
             self._first = window.first
+            self._is_dear |= is_dear
             if pages > 1:
                 self._pages = page_stride(self._pace)
                 self._changed, self._seconds = 0, 0.0
@@ -111,17 +119,17 @@ class Walk:
             self._first = window.first
             return
         self._idle = 0 if self._changed else self._idle + 1
+        self._is_dear = is_dear
         self._due_share = self._share_due(self._changed, pages)
         cut = 1.0 if self._due_share < _FEW else min(1.0, _TOO_LONG * self._due_share)
         self._pages.target_s = cut * self._pace.window_s
         self._pages.took(pages, self._seconds)
-        self._dear_row_s = self._dear_row_s if is_dear else None
         self._changed, self._seconds = 0, 0.0
 
     def _share_due(self, changed: int, pages: int) -> float:
         """Which share of the rows was due where the walk has been last; a short window may have met it by chance."""
         self._last.append((changed, pages))
-        self._rows_a_page = max(self._rows_a_page, changed / pages)
+        self._rows_a_page = max(self._rows_a_page, min(changed / pages, _MOST_ROWS_A_PAGE))
         lately = sum(changed for changed, _ in self._last) / sum(pages for _, pages in self._last)
         return min(changed / pages, lately) / self._rows_a_page
 

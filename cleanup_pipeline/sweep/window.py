@@ -27,7 +27,7 @@ from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.moment import earliest, is_before
 from cleanup_pipeline.sweep.reader import FailedError, Reader
 from cleanup_pipeline.sweep.result import Result
-from cleanup_pipeline.sweep.statements import Blocks, Candidates, Everything, Rows, Scope, Statements
+from cleanup_pipeline.sweep.statements import Blocks, Candidates, Rows, Scope, Statements
 
 # At most this part of the server's deadlock_timeout, and never longer than this, may a writing statement take.
 _SHARE_OF_DEADLOCK_TIMEOUT = 0.8
@@ -70,13 +70,23 @@ class Leftovers:
     spoilt: list[tuple[Leaf, Scope]] = field(default_factory=list)
 
     def note_locked(self, leaf: Leaf, scope: Scope) -> None:
-        """Note that somebody has locked rows in `scope`, all of it: the part that was free is done."""
-        if not self.is_last_locked(leaf, scope):
-            self.locked.append((leaf, _whole(scope)))
+        """Note that somebody has locked rows in `scope`. All of it is tried once more, without a limit."""
+        if not self.is_locked(leaf, scope):
+            self.locked.append((leaf, replace(scope, most=None) if isinstance(scope, Blocks) else scope))
 
-    def is_last_locked(self, leaf: Leaf, scope: Scope) -> bool:
-        """Whether that was noted last. A walk that takes a page by few rows meets the same locked ones each time."""
-        return self.locked[-1:] == [(leaf, _whole(scope))]
+    def is_locked(self, leaf: Leaf, scope: Scope) -> bool:
+        """Whether `scope` lies in what was noted last: a walk by few rows meets the same locked ones each time."""
+        if not self.locked:
+            return False
+        noted_leaf, noted = self.locked[-1]
+        if isinstance(scope, Blocks) and isinstance(noted, Blocks):
+            return noted_leaf == leaf and noted.first <= scope.first and scope.end <= noted.end
+        return (noted_leaf, noted) == (leaf, scope)
+
+    def note_spoilt(self, leaf: Leaf, row: Scope) -> None:
+        """Note a row that can't be changed, once however often it was met."""
+        if (leaf, row) not in self.spoilt:
+            self.spoilt.append((leaf, row))
 
 
 class Writer:
@@ -117,7 +127,7 @@ class Writer:
         self._reader.check_stop()
         if self._budget.spent:
             return 0
-        if self.leftovers.is_last_locked(leaf, scope):
+        if self.leftovers.is_locked(leaf, scope):
             return self._write_what_is_free(leaf, scope)
         try:
             return self._transact(leaf, scope, skip_locked=False)
@@ -172,7 +182,7 @@ class Writer:
     def _parts(self, leaf: Leaf, scope: Scope) -> Sequence[Scope]:
         if isinstance(scope, Candidates):
             return self._candidate_halves(scope)
-        if not isinstance(scope, Everything) and (halves := scope.halves()):
+        if halves := scope.halves():
             return halves
         # One block: from here on by the rows' addresses.
         found = self._reader.once(lambda transaction: transaction.rows(self._statements.due_addresses(leaf, scope)))
@@ -192,7 +202,7 @@ class Writer:
         if triggers and error.sqlstate and not names_constraint(error):
             cause += f"; triggers on the table: {triggers}"
         self.why_spoilt = f"A row of {leaf.table} can't be changed: {cause}."
-        self.leftovers.spoilt.append((leaf, row))
+        self.leftovers.note_spoilt(leaf, row)
         if len(self.leftovers.spoilt) >= MOST_SPOILT_ROWS:
             raise FailedError(f"{self.why_spoilt} That is so for {MOST_SPOILT_ROWS:,} rows by now; gave up.") from None
 
@@ -296,10 +306,6 @@ class Writer:
         result.longest_batch_ms = max(result.longest_batch_ms or 0.0, seconds * 1000)
         if self._budget.rows is not None:
             self._budget.rows -= affected
-
-
-def _whole(scope: Scope) -> Scope:
-    return replace(scope, most=None) if isinstance(scope, Blocks) else scope
 
 
 def _is_one_row(scope: Scope) -> bool:

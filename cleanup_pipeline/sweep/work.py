@@ -122,6 +122,9 @@ class Work:
             )
         except CandidatesLostError:
             return False
+        except errors.QueryCanceled:  # nobody waits for the answer for longer
+            self.reader.check_stop()
+            return False
         return bool(kept)
 
     # Writing.

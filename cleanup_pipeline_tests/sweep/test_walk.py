@@ -1,5 +1,6 @@
 """The walk over a table's blocks writes where rows are due, and only reads where none are."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
 from threading import Event
@@ -80,12 +81,38 @@ def test_a_page_of_dear_rows_is_taken_row_by_row(app: App, database: str) -> Non
     assert max(steps[1:]) <= 2  # the first page tells what its rows cost
 
 
-@pytest.mark.parametrize("few", [2, 5, 50])
-@pytest.mark.parametrize("pace", [DEFAULT, FULL_SPEED], ids=lambda pace: pace.name)
-def test_behind_a_stretch_of_few_due_rows_one_of_many_makes_no_long_window(
-    app: App, database: str, pace: Pace, few: int
-) -> None:
-    few_rows_a_page(app, "after_hours_declines")
+def walked(
+    database: str, pace: Pace, left: Callable[[int, int], int], cost: Callable[[int, int, int], float]
+) -> list[tuple[int, float]]:
+    """Rows and seconds of each window of a walk over the declines, of which nothing is written.
+
+    `left(block, blocks)` rows are due in a block; a window of so many pages and rows, where `full` rows fill a page,
+    takes `cost(pages, rows, full)` seconds.
+    """
+    with session_on(database) as session:
+        target = accept(inspect(session, OLD_DECLINES))
+        statements = statements_for(target, options())
+        reader = Reader(session, pace, Event())
+        blocks = reader.pages(statements, target.leaves[0])
+        full = 12_000 // blocks
+        walk = Walk(target.leaves[0], statements, reader, pace)
+        due = {block: min(full, left(block, blocks)) for block in range(blocks)}
+        took = []
+        for window in walk:
+            if window is None:
+                continue
+            changed = 0
+            for block in range(window.first, window.end):
+                taken = due[block] if window.most is None else min(due[block], window.most - changed)
+                due[block] -= taken
+                changed += taken
+            took.append((changed, cost(window.end - window.first, changed, full)))
+            walk.took(window, *took[-1])
+    assert not any(due.values())
+    return took
+
+
+def plant_declines(app: App) -> None:
     alive, one, other = rows.session(app), rows.user(app), rows.user(app)
     app.execute("alter table after_hours_declines drop constraint after_hours_declines_user_id_declined_user_id_key")
     app.execute(
@@ -94,29 +121,34 @@ def test_behind_a_stretch_of_few_due_rows_one_of_many_makes_no_long_window(
         [alive, one, other, OLD],
     )
     app.execute("analyze after_hours_declines")
-    with session_on(database) as session:
-        target = accept(inspect(session, OLD_DECLINES))
-        statements = statements_for(target, options())
-        reader = Reader(session, pace, Event())
-        half = reader.pages(statements, target.leaves[0]) // 2
-        full = 12_000 // (2 * half)
-        walk = Walk(target.leaves[0], statements, reader, pace)
-        took = []
-        left = {block: full if block > half or not block % few else 0 for block in range(2 * half + 1)}
-        for window in walk:
-            if window is None:
-                continue
-            # As if it had been written: 5 us a page, and 0.5 ms where all of its rows are due.
-            changed, seconds = 0, 5e-6 * (window.end - window.first)
-            for block in range(window.first, window.end):
-                taken = left[block] if window.most is None else min(left[block], window.most - changed)
-                left[block] -= taken
-                changed += taken
-            took.append(seconds + 0.5e-3 / full * changed)
-            walk.took(window, changed, took[-1])
-    assert half > 500
-    assert not any(left.values())
-    assert max(took) < 2.5 * pace.window_s
+
+
+MANY = 1_000
+
+
+@pytest.mark.parametrize("few", [2, 5, 50])
+@pytest.mark.parametrize("pace", [DEFAULT, FULL_SPEED], ids=lambda pace: pace.name)
+def test_behind_a_stretch_of_few_due_rows_one_of_many_makes_no_long_window(
+    app: App, database: str, pace: Pace, few: int
+) -> None:
+    few_rows_a_page(app, "after_hours_declines")
+    plant_declines(app)
+    took = walked(
+        database,
+        pace,
+        lambda block, blocks: MANY if block > blocks // 2 or not block % few else 0,
+        lambda pages, changed, full: 5e-6 * pages + 0.5e-3 / full * changed,
+    )
+    assert max(seconds for _, seconds in took) < 2.5 * pace.window_s
+
+
+@pytest.mark.parametrize("round_trips_s", [0.0005, 0.002, 0.03])
+def test_a_far_server_does_not_make_windows_small(app: App, database: str, round_trips_s: float) -> None:
+    plant_declines(app)
+    took = walked(
+        database, DEFAULT, lambda *_: MANY, lambda pages, changed, _: round_trips_s + 5e-6 * pages + 46e-6 * changed
+    )
+    assert sum(changed for changed, _ in took) / len(took) > 10
 
 
 @each_pace
@@ -143,3 +175,23 @@ def test_the_next_row_that_is_due_is_looked_for_in_the_order_of_the_blocks(app: 
             plan = [line for (line,) in transaction.rows(sql.SQL("explain (costs off) {}").format(query))]
     assert "Tid Range Scan" in " ".join(plan)
     assert not any("Index" in line or "Seq Scan" in line for line in plan)
+
+
+def test_a_window_follows_no_index_however_few_rows_the_planner_believes_to_be_due(app: App, database: str) -> None:
+    few_rows_a_page(app, "after_hours_sessions")
+    for _ in range(500):
+        rows.session(app, NOW + timedelta(days=1))
+    app.execute("analyze after_hours_sessions")
+    app.execute("update after_hours_sessions set expires_at = %s", [NOW - timedelta(days=1)])
+    with session_on(database) as session:
+        target = accept(inspect(session, EXPIRED_SESSIONS))
+        statements, (leaf,) = statements_for(target, options()), target.leaves
+        blocks = Blocks(0, 40)
+        for write in (
+            statements.write(leaf, blocks),
+            statements.write_picked(leaf, blocks, limit=10, skip_locked=False),
+            statements.write_picked(leaf, blocks, limit=10, skip_locked=True),
+        ):
+            with session.transaction(Limits(statement_s=1.0), writes=True) as transaction:
+                plan = [line for (line,) in transaction.rows(sql.SQL("explain (costs off) {}").format(write))]
+            assert not any("Index" in line for line in plan), plan

@@ -20,10 +20,12 @@ from cleanup_pipeline.rules import (
     RULES,
     Rule,
 )
+from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.plan import plan
 from cleanup_pipeline.sweep.result import Result, Status
+from cleanup_pipeline.sweep.statements import Blocks, Rows
 from cleanup_pipeline.sweep.sweep import Sweep
-from cleanup_pipeline.sweep.window import Budget
+from cleanup_pipeline.sweep.window import Budget, Leftovers
 from cleanup_pipeline_tests.databases import database_in_sql_ascii, name_of
 from cleanup_pipeline_tests.oracle import expected, snapshot
 from cleanup_pipeline_tests.servers import on_each_server
@@ -587,3 +589,18 @@ def test_a_bad_row_in_a_database_in_sql_ascii_stays_alone(sql_ascii: str) -> Non
         result = sweep(sql_ascii, ORPHANED_PROFILES)
         assert (result.status, result.affected, result.remaining) == (Status.FAILED, 2, 1)
         assert app.execute("select count(*) from after_hours_profiles").fetchall() == [(3,)]
+
+
+def test_what_is_left_over_is_noted_once_however_often_it_is_met() -> None:
+    leaf = Leaf(1, OLD_DECLINES.table)
+    left = Leftovers()
+    for scope in (Blocks(5, 60, most=18), Blocks(5, 6, most=18), Blocks(5, 6)):
+        left.note_locked(leaf, scope)
+    for _ in range(3):
+        left.note_spoilt(leaf, Rows(("(5,1)",)))
+    assert (left.locked, left.spoilt) == ([(leaf, Blocks(5, 60))], [(leaf, Rows(("(5,1)",)))])
+    assert not left.is_locked(leaf, Blocks(60, 61))
+
+
+def test_the_halves_of_a_window_take_no_more_rows_than_it_would() -> None:
+    assert Blocks(0, 4, most=18).halves() == [Blocks(0, 2, most=18), Blocks(2, 4, most=18)]
