@@ -126,7 +126,7 @@ class DueRows:
             for share, due, oldest in access.count_due(work.reader, work.statements, leaf, way):
                 remaining += due
                 work.result.oldest = earliest(work.result.oldest, oldest)
-                if share < 1.0:
+                if way.due is None:  # it takes a while
                     yield work.progress("looking at what remains", share)
         return remaining
 
