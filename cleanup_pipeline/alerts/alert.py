@@ -15,7 +15,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 NEXT_STEPS: dict[Kind, str] = {
     "run_failed": "cleanup-pipeline doctor",
-    "run_refused": "cleanup-pipeline doctor",
+    "run_refused": "cleanup-pipeline plan",
     "gate_closed": "cleanup-pipeline status",
     "no_good_run": "cleanup-pipeline status",
     "rows_stay_due": "cleanup-pipeline plan",

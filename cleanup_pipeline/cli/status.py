@@ -32,7 +32,10 @@ _RUNS_SHOWN = 10
 
 @dataclass(frozen=True)
 class Standing:
-    """How things stand at `now`; `troubles` are what could not be looked at, a sentence each."""
+    """How things stand at `now`; `troubles` are what could not be looked at, a sentence each.
+
+    Where Dagster's storage is out of reach, its runs and whether the pipeline is paused are not `known`.
+    """
 
     now: datetime
     gate: Decision
@@ -40,13 +43,14 @@ class Standing:
     backlog: Sequence[Plan]
     troubles: Sequence[str]
     pause: Pause | None = None
+    known: bool = True
 
     code = ExitCode.DONE
 
     @property
     def next_tick(self) -> datetime | None:
-        """When the schedule looks next; None while it is off."""
-        if self.pause is not None and SCHEDULE in self.pause.off:
+        """When the schedule looks next; None while it is off, or may be."""
+        if not self.known or (self.pause is not None and SCHEDULE in self.pause.off):
             return None
         today = day.utc_day(self.now)
         due = day.nightly(today)
@@ -76,11 +80,17 @@ class Standing:
         return (
             f"Gate: {self.gate.state}. {self.gate.reason}\n"
             f"{self._when_next()}\n\n"
-            + (table(("run", "day", "trigger", "status", "started", "ended"), runs, stream) if runs else "No runs.\n")
+            + (table(("run", "day", "trigger", "status", "started", "ended"), runs, stream) if runs else self._no_runs)
             + f"\n{table(('rule', 'rows to clean', 'oldest'), backlog, stream)}"
         )
 
+    @property
+    def _no_runs(self) -> str:
+        return "No runs.\n" if self.known else "What runs there are is unknown.\n"
+
     def _when_next(self) -> str:
+        if not self.known:
+            return "Whether it is paused is unknown."
         tick = f"Next tick: {self.next_tick.isoformat()}" if self.next_tick else "No tick comes"
         if self.pause is None:
             return f"Not paused. {tick}"
@@ -102,7 +112,7 @@ def work(request: Request, _: Streams, __: Watch) -> Standing:
         else:
             gate, runs = look(instance, now, os.environ), _runs(instance, troubles)
             paused = _pause(instance, troubles)
-    return Standing(now, gate, runs, _backlog(request, troubles), troubles, paused)
+    return Standing(now, gate, runs, _backlog(request, troubles), troubles, paused, known=instance is not None)
 
 
 def _instance(stack: ExitStack, troubles: list[str]) -> DagsterInstance | None:

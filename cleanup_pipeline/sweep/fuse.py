@@ -30,10 +30,11 @@ class Fuse:
         """Raise `RefusedError` where `candidates` of a table of `rows` rows are too many."""
         if self.max_share is None or rows < SMALL_TABLE_ROWS or rows >= self.rows_needed(candidates):
             return
+        enough = math.ceil(100 * candidates / rows) / 100
         raise RefusedError(
             f"The fuse blew: {candidates:,} of the {rows:,} rows of {table} are orphans ({candidates / rows:.2%}), "
             f"and the rule may take {self.max_share:.0%}. Check that the parent table is complete; if it is, "
-            f"lift the fuse for one run with --allow-share and a --reason."
+            f"lift the fuse for one run with --allow-share {enough:.2f} and a --reason."
         )
 
 

@@ -333,7 +333,7 @@ def test_every_night_that_a_rule_is_refused_there_is_an_alert_and_the_others_are
     for run_id, text in zip(run_ids, refused, strict=True):
         assert f"{UI}/runs/{run_id} " in text
         assert "expired_sessions was refused: " in text
-        assert "Next: cleanup-pipeline doctor --rule expired_sessions --rule " in text
+        assert "Next: cleanup-pipeline plan --rule expired_sessions --rule " in text
     with psycopg.connect(database) as app:
         assert app.execute("select count(*) from after_hours_declines").fetchone() == (100,)
 

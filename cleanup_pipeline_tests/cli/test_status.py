@@ -60,6 +60,13 @@ def test_what_status_can_not_look_at_is_told_and_no_error(
     assert cli("status", **variables).code == 0
 
 
+def test_what_dagsters_storage_would_tell_is_unknown_where_it_is_out_of_reach(cli: Cli) -> None:
+    told, text = cli("status", "--json").json, cli("status").out
+    assert (told["paused"], told["next_tick"], told["runs"]) == (None, None, [])
+    assert "\nWhether it is paused is unknown.\n" in text
+    assert "\nWhat runs there are is unknown.\n" in text
+
+
 def test_a_malformed_variable_is_told_with_what_is_known_of_message_cleanup(cli: Cli, dagster_home: Path) -> None:
     status = cli("status", "--json", DAGSTER_HOME=str(dagster_home), CLEANUP_GATE="maybe", CLEANUP_GATE_DEADLINE="0:00")
 

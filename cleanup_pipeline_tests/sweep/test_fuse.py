@@ -55,7 +55,7 @@ def test_one_row_more_is_refused_and_nothing_touched(app: App, database: str, pa
         planned = plan(ORPHANED_FINGERPRINTS, session, options(pace=pace))
         result = finish(Sweep(ORPHANED_FINGERPRINTS, session, options(pace=pace)))
     assert (result.status, result.affected, result.batches) == (Status.REFUSED, 0, 0)
-    for words in ("1,001", "4,000", "public.device_fingerprints", "25%", "--allow-share"):
+    for words in ("1,001", "4,000", "public.device_fingerprints", "25%", "--allow-share 0.26"):
         assert words in (result.error or "")
     assert (planned.status, planned.candidates) == (Status.REFUSED, 1001)
     assert result.error == planned.error
