@@ -21,7 +21,7 @@ class Pace:
 
 # What the app feels is the length of a writing transaction. With windows of about 2 ms and a rest of four times that,
 # its p99 stayed at 1.2 to 1.6 of what it is alone; windows of 50 to 200 ms, with whatever rest, made it 5 to 15. Slices
-# of 5 ms, in which one of two cores is busy with reading, doubled it.
+# of 5 ms, in which one of two cores is busy with reading, made it 1.8.
 DEFAULT = Pace("default", window_s=0.001, slice_s=0.002, rest=4.0, snapshot_s=1.0)
 FULL_SPEED = Pace("full speed", window_s=0.1, slice_s=30.0, rest=0.0, snapshot_s=30.0)
 
