@@ -32,7 +32,7 @@ _LOCKED_PAUSE_S = 0.2
 _SHORT = Limits(statement_s=10.0)
 PAGES_AT_FIRST = 16
 # What reading a page costs at the least; an empty stretch must not lead into a slice that is far too long.
-LEAST_PAGE_S = 10e-6
+LEAST_PAGE_S = 5e-6
 
 T = TypeVar("T")
 
@@ -171,29 +171,28 @@ class Reader:
             self.check_stop()
             part = Blocks(first, min(first + stride.size, blocks.end))
             began = time.monotonic()
-            outcome = self._slice(leaf, part, work, judged=judged)
-            if outcome is None:
+            read = self._slice(leaf, part, work, judged=judged)
+            if read is None:
                 stride.halve()
                 continue
-            seconds = time.monotonic() - began
-            stride.took(part.end - part.first, seconds)
+            outcome, working_s = read
+            stride.took(part.end - part.first, working_s)
             first = part.end
             # Before it is told: who has learnt enough reads no further.
-            self.rest(seconds)
-            yield part, outcome[0]
+            self.rest(working_s, time.monotonic() - began - working_s)
+            yield part, outcome
 
     def _slice(
         self, leaf: Leaf, blocks: Blocks, work: Callable[[Transaction, Leaf, Blocks], T], *, judged: bool
-    ) -> tuple[T] | None:
-        """What `work` found; None where it takes longer than a snapshot may be held."""
+    ) -> tuple[T, float] | None:
+        """What `work` found, and the seconds that it took; None where a snapshot may not be held for so long."""
+
+        def timed(transaction: Transaction) -> tuple[T, float]:
+            began = time.monotonic()
+            return work(transaction, leaf, blocks), time.monotonic() - began
+
         try:
-            return (
-                self.once(
-                    lambda transaction: work(transaction, leaf, blocks),
-                    Limits(statement_s=self._pace.snapshot_s),
-                    judged=judged,
-                ),
-            )
+            return self.once(timed, Limits(statement_s=self._pace.snapshot_s), judged=judged)
         except errors.QueryCanceled:
             self.check_stop()
             if blocks.end - blocks.first > 1:
