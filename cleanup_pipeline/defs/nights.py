@@ -43,12 +43,17 @@ Nights = Mapping[str, Sequence[Night]]
 def last_nights(instance: DagsterInstance, now: datetime, tonight: Sequence[Result], run_id: str) -> Nights:
     """Return the last nights up to that of `now`; of the run that is on, what it has done is `tonight`."""
     today = utc_day(now)
-    days = [today - timedelta(days=back) for back in reversed(range(NIGHTS))]
+    days = [first_night(today) + timedelta(days=number) for number in range(NIGHTS)]
     told = {rule.name: _by_day(_records(instance, rule, days[0]), run_id) for rule in RULES_ON}
     for result in tonight:
         night = Night(result.affected, is_complete(result))
         told[result.rule][today] = told[result.rule].get(today, Night()) | night
     return {name: [nights.get(day, Night()) for day in days] for name, nights in told.items()}
+
+
+def first_night(last: date) -> date:
+    """The first of the nights that are shown up to `last`."""
+    return last - timedelta(days=NIGHTS - 1)
 
 
 def is_complete(result: Result) -> bool:
@@ -101,6 +106,7 @@ def _as_of(record: EventLogRecord) -> datetime | None:
 
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP, _BAD = "·", "✗"
+LEGEND = f"{_GAP} nothing ran, {_BAD} not carried out to its end."
 
 
 def spark(nights: Sequence[Night]) -> str:
@@ -133,14 +139,13 @@ def picture(nights: Nights, last: date) -> str:
 def _svg(nights: Nights, last: date) -> str:
     height = _TOP + len(nights) * (_HEIGHT + _GAP_BETWEEN) + 14
     rows = [_row(name, of_rule, _TOP + place * (_HEIGHT + _GAP_BETWEEN)) for place, (name, of_rule) in _places(nights)]
-    first = last - timedelta(days=NIGHTS - 1)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
         f'font-family="sans-serif" font-size="12" fill="{_INK}"><rect width="100%" height="100%" fill="#fff"/>'
         f'<text x="12" y="22" font-size="14" font-weight="bold">Rows cleaned a night</text>'
         f'<text x="{_LEFT + 80}" y="22">grey: nothing ran; red: not carried out to its end</text>'
         f"{''.join(rows)}"
-        f'<text x="{_LEFT}" y="{height - 8}">{first}</text>'
+        f'<text x="{_LEFT}" y="{height - 8}">{first_night(last)}</text>'
         f'<text x="{_LEFT + NIGHTS * _STEP}" y="{height - 8}" text-anchor="end">{last}</text></svg>'
     )
 
@@ -165,4 +170,5 @@ def _row(name: str, nights: Sequence[Night], top: int) -> str:
     return (
         f'<text x="12" y="{base - 4}">{name}</text>{drawn}'
         f'<text x="{_LEFT + NIGHTS * _STEP + 8}" y="{base - 4}" font-weight="bold">{told}</text>'
+        f'<text x="{_LEFT + NIGHTS * _STEP + 8}" y="{base - _HEIGHT + 8}" font-size="10">at most {most:,}</text>'
     )

@@ -1,11 +1,21 @@
 """How a run ends, for people: one line for its log, one table and one picture for the UI."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 
 from dagster import DagsterInstance, MarkdownMetadataValue, MetadataValue
 
-from cleanup_pipeline.defs.nights import NIGHTS, Nights, is_complete, last_nights, picture, spark
+from cleanup_pipeline.defs.nights import (
+    LEGEND,
+    NIGHTS,
+    Night,
+    Nights,
+    first_night,
+    is_complete,
+    last_nights,
+    picture,
+    spark,
+)
 from cleanup_pipeline.gate.day import utc_day
 from cleanup_pipeline.sweep.result import Result, Status
 
@@ -35,7 +45,7 @@ def metadata(
     except Exception:
         return told
     return told | {
-        f"last_{NIGHTS}_nights": MetadataValue.md(bars(nights)),
+        f"last_{NIGHTS}_nights": MetadataValue.md(bars(nights, utc_day(as_of))),
         f"last_{NIGHTS}_nights_picture": MetadataValue.md(picture(nights, utc_day(as_of))),
     }
 
@@ -52,7 +62,14 @@ def _row(result: Result) -> str:
     return f"| {result.rule} | {result.status.value} | {result.affected:,} | {left} | {seconds} |"
 
 
-def bars(nights: Nights) -> str:
+def bars(nights: Nights, last: date) -> str:
     """Rows cleaned a night, in Markdown: a line of bars below each rule's name, which a narrow column has room for."""
-    told = [f"**{name}**\\\n{spark(of_rule)}" for name, of_rule in nights.items()]
-    return "\n\n".join(["Rows cleaned a night, up to this one.", *told])
+    told = [f"**{name}** {_scale(of_rule)}\\\n{spark(of_rule)}" for name, of_rule in nights.items()]
+    first = first_night(last)
+    return "\n\n".join([f"Rows cleaned a night, {first} to {last}. {LEGEND}", *told])
+
+
+def _scale(nights: Sequence[Night]) -> str:
+    """What the last bar means, and the longest."""
+    last = nights[-1].rows
+    return f"{'-' if last is None else f'{last:,}'} (at most {max(night.rows or 0 for night in nights):,})"

@@ -9,8 +9,8 @@ class Pace:
     """What a sweep may cost the app.
 
     `window_s` is how long the statements of one writing transaction should take, `slice_s` those of a reading one, in
-    seconds; after each the sweep rests `rest` times what they took, and as long as it has waited besides. No snapshot is
-    held for longer than `snapshot_s`.
+    seconds; after each the sweep rests `rest` times what they took, and as long as it has waited besides. No snapshot
+    is held for longer than `snapshot_s`.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Pace:
 # What the app feels is the length of a writing transaction. With windows of about 2 ms and a rest of four times that,
 # its p99 stayed at 1.2 to 1.6 of what it is alone; windows of 50 to 200 ms, with whatever rest, made it 5 to 15. Slices
 # of 5 ms, in which one of two cores is busy with reading, made it 1.8. To begin and to end a transaction takes another
-# millisecond after a rest, in which nobody works: slices that counted it, and rested for it, took twice as long to read.
+# millisecond after a rest, in which nobody works: slices that counted it, and rested for it, took twice as long.
 DEFAULT = Pace("default", window_s=0.001, slice_s=0.001, rest=4.0, snapshot_s=1.0)
 FULL_SPEED = Pace("full speed", window_s=0.1, slice_s=30.0, rest=0.0, snapshot_s=30.0)
 

@@ -66,6 +66,15 @@ def test_metadata_are_numbers_and_are_there_when_nothing_was_cleaned(database: s
         assert [column.name for column in found["dagster/column_schema"].columns if column.name == "created_at"]
 
 
+def test_the_row_count_is_what_the_run_has_left(app: psycopg.Connection, database: str) -> None:
+    plant(app, 200)
+    app.execute("analyze")
+    result = run_job(database)
+    for rule in RULES:
+        ((rows,),) = app.execute(f"select count(*) from {rule.table.name}".encode()).fetchall()
+        assert metadata_of(result, rule.asset[1])["dagster/row_count"] == rows
+
+
 def test_the_steps_run_in_the_order_of_the_rules(planted: str) -> None:
     result = run_job(planted)
     started = [event.step_key for event in result.all_events if event.event_type is DagsterEventType.STEP_START]

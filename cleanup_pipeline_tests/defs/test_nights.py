@@ -11,7 +11,7 @@ import pytest
 from dagster import AssetKey, AssetMaterialization, AssetObservation, DagsterEventType, DagsterInstance, MetadataValue
 
 from cleanup_pipeline.defs import summary
-from cleanup_pipeline.defs.nights import NIGHTS, Night, clean_at, last_nights, picture, spark
+from cleanup_pipeline.defs.nights import NIGHTS, Night, clean_at, first_night, last_nights, picture, spark
 from cleanup_pipeline.demo.data import plant
 from cleanup_pipeline.rules import OLD_DECLINES, RULES
 from cleanup_pipeline.sweep.result import Result, Status
@@ -97,7 +97,10 @@ def test_the_run_ends_with_a_table_and_a_picture_on_its_last_event_alone(
     ]
     # Longer ones hide behind a click.
     assert len(preferences["summary"]) < 1000
-    assert f"**old_declines**\\\n{'·' * 29}█\n" in preferences["last_30_nights"]
+    assert f"**old_declines** 50 (at most 50)\\\n{'·' * 29}█\n" in preferences["last_30_nights"]
+    assert preferences["last_30_nights"].startswith(
+        f"Rows cleaned a night, {first_night(NOW.date())} to {NOW.date()}. ·"
+    )
     assert preferences["last_30_nights_picture"].startswith("![")
     assert "summary" not in metadata_of(result, "declines")
 
@@ -121,8 +124,14 @@ def test_a_run_of_which_the_last_rule_is_refused_ends_with_a_summary_too(
 
 def test_a_summary_of_the_longest_rows_is_still_short_enough_to_be_shown_at_once() -> None:
     results = [Result(rule.name, Status.INTERRUPTED, 1_234_567, 1_234_567, duration_s=12_345.6) for rule in RULES]
-    nights = {rule.name: [Night(1, True)] * NIGHTS for rule in RULES}
-    assert max(len(summary.table(results)), len(summary.bars(nights))) < 1000
+    nights = {rule.name: [Night(1_234_567, True)] * NIGHTS for rule in RULES}
+    assert max(len(summary.table(results)), len(summary.bars(nights, NOW.date()))) < 1000
+
+
+def test_a_night_that_did_not_run_has_no_number() -> None:
+    told = summary.bars({"old_declines": [Night(7, True), Night()], "expired_sessions": [Night()]}, NOW.date())
+    assert "**old_declines** - (at most 7)\\\n█·" in told
+    assert "**expired_sessions** - (at most 0)\\\n·" in told
 
 
 def test_where_the_nights_can_not_be_read_the_table_is_told_all_the_same(

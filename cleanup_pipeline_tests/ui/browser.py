@@ -65,8 +65,9 @@ class Page:
         return str(self.run("document.body ? document.body.innerText : ''"))
 
     def run(self, script: str) -> Any:
-        """Run a script in the page; returns its value."""
-        return self._call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+        """Run a script in the page; returns its value, where that is a promise what it promised."""
+        ran = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        return ran["result"].get("value")
 
     def click(self, text: str) -> None:
         """Click on the last of the innermost elements that show exactly this text."""
