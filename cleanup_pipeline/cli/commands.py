@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cleanup_pipeline.cli.errors import ExitCode, bug
+from cleanup_pipeline.cli.errors import ExitCode, bug, importing
 from cleanup_pipeline.cli.options import (
     Request,
     at_option,
@@ -144,12 +144,16 @@ def _answer(name: str, request: Request, if_interrupted: Callable[[], Answer]) -
         watch = Watch(if_interrupted)
         interrupts.last_words = lambda: _last_words(watch, streams, request)
         try:
-            answer: Answer = watch.over(
-                lambda: import_module(f"cleanup_pipeline.cli.{name}").work(request, streams, watch)
-            )
+            answer: Answer = watch.over(lambda: _work(name)(request, streams, watch))
         finally:
             interrupts.last_words = nothing
         return tell(answer, streams, as_json=request.as_json)
+
+
+def _work(name: str) -> Callable[[Request, Streams, Watch], Answer]:
+    with importing():
+        work: Callable[[Request, Streams, Watch], Answer] = import_module(f"cleanup_pipeline.cli.{name}").work
+    return work
 
 
 def _last_words(watch: Watch, streams: Streams, request: Request) -> None:

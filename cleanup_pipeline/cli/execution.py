@@ -1,11 +1,15 @@
 """Carrying out the job through Dagster, in this process, and what came of it."""
 
+import getpass
+import os
 import re
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 
 from dagster import DagsterInstance, ExecuteInProcessResult
 
+from cleanup_pipeline.cli import ongoing
 from cleanup_pipeline.cli.errors import bug
 from cleanup_pipeline.cli.options import Request
 from cleanup_pipeline.cli.report import Report, RuleReport, link_to, not_run
@@ -21,7 +25,6 @@ from cleanup_pipeline.sweep.result import Progress, Result, Status
 _REPOSITORY = "__repository__@cleanup_pipeline"
 
 _RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_RECORDS_BACK = 100
 _RECORDING_TAKES_S = 1.0
 
 
@@ -105,24 +108,13 @@ def _of_runs_met(instance: DagsterInstance, observed: Observed) -> list[str]:
     skipped = [result.error or "" for result in observed.results.values() if result.status is Status.SKIPPED]
     run_ids = dict.fromkeys(met[0] for error in skipped if (met := _RUN_ID.search(error)))
     try:
-        return [said for run_id in run_ids if (said := _of_run_met(instance, run_id))]
+        return [_with_where(said, run_id) for run_id in run_ids if (said := ongoing.told(instance, run_id))]
     except Exception:
         return []  # the storage: what was done is told all the same
 
 
-def _of_run_met(instance: DagsterInstance, run_id: str) -> str | None:
-    run = instance.get_run_by_id(run_id)
-    if run is None:
-        return None
-    by = run.tags.get(tags.TRIGGER) or "somebody in Dagster"
-    reason = run.tags.get(tags.REASON)
-    newest = instance.get_records_for_run(run_id, limit=_RECORDS_BACK, ascending=False).records
-    told = (record.event_log_entry for record in newest)
-    far = next((entry.user_message for entry in told if not entry.is_dagster_event and "%" in entry.user_message), None)
-    return (
-        f"The run that is on is {run_id}, started by: {by}{f' ({reason})' if reason else ''}. "
-        f"{f'How far it is: {far}. ' if far else ''}{link_to(run_id) or 'cleanup-pipeline status shows it'}"
-    )
+def _with_where(said: str, run_id: str) -> str:
+    return said if link_to(run_id) else f"{said} cleanup-pipeline status shows it."
 
 
 def _told(observed: Observed) -> bool:
@@ -163,6 +155,7 @@ def _kinds(outcome: ExecuteInProcessResult) -> Iterator[tuple[str, str]]:
 
 def _tags(request: Request) -> dict[str, str]:
     asked = {
+        tags.BY: _operator(),
         tags.REASON: request.reason,
         tags.ALLOW_SHARE: None if request.allow_share is None else str(request.allow_share),
     }
@@ -171,6 +164,14 @@ def _tags(request: Request) -> dict[str, str]:
         REPOSITORY_TAG: _REPOSITORY,
         **{tag: value for tag, value in asked.items() if value},
     }
+
+
+def _operator() -> str:
+    """Who types, and where; as the machine knows it, which in a container is little."""
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):  # a user of whom there is a number only
+        return f"user {os.getuid()}@{socket.gethostname()}"
 
 
 def _run_config(request: Request) -> dict[str, object]:

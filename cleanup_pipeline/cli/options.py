@@ -154,8 +154,8 @@ def request_for(
     **given: Any,
 ) -> Request:
     """What was asked for, checked as far as that is possible without a database. Raises `click.UsageError`."""
-    # A byte that is no text would be refused by whoever stores it.
-    reason = " ".join((reason or "").encode("utf-8", "replace").decode().split()) or None
+    # Bytes that the locale can't read are most often UTF-8; one that is no text would be refused by whoever stores it.
+    reason = " ".join((reason or "").encode("utf-8", "surrogateescape").decode("utf-8", "replace").split()) or None
     request = Request(
         rules=tuple(rule for rule in RULES_ON if not names or rule.name in names),
         reason=reason,

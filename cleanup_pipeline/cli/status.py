@@ -9,6 +9,7 @@ from datetime import datetime
 import psycopg
 from dagster import DagsterInstance
 
+from cleanup_pipeline.cli import ongoing
 from cleanup_pipeline.cli.begin import options_for, the_database
 from cleanup_pipeline.cli.errors import ExitCode
 from cleanup_pipeline.cli.options import Request
@@ -28,6 +29,7 @@ from cleanup_pipeline.sweep.as_of import choose_as_of
 from cleanup_pipeline.sweep.plan import Plan, plan
 
 _RUNS_SHOWN = 10
+_RUN_HEADINGS = ("run", "day", "trigger", "status", "started (UTC)", "ended", "by whom and why")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Standing:
     backlog: Sequence[Plan]
     troubles: Sequence[str]
     pause: Pause | None = None
+    ongoing: Sequence[str] = ()
     known: bool = True
 
     code = ExitCode.DONE
@@ -73,14 +76,15 @@ class Standing:
 
     def as_text(self, stream: Stream) -> str:
         """The same for a person."""
-        from cleanup_pipeline.cli.tables import table
+        from cleanup_pipeline.cli.tables import minute, table
 
-        runs = [tuple(run.to_json().values()) for run in self.runs]
-        backlog = [(planned.rule, planned.candidates, planned.oldest) for planned in self.backlog]
+        runs = [_in_cells(run) for run in self.runs]
+        backlog = [(planned.rule, planned.candidates, minute(planned.oldest)) for planned in self.backlog]
         return (
             f"Gate: {self.gate.state}. {self.gate.reason}\n"
             f"{self._when_next()}\n\n"
-            + (table(("run", "day", "trigger", "status", "started", "ended"), runs, stream) if runs else self._no_runs)
+            + (table(_RUN_HEADINGS, runs, stream) if runs else self._no_runs)
+            + "".join(f"{sentence}\n" for sentence in self.ongoing)
             + f"\n{table(('rule', 'rows to clean', 'oldest'), backlog, stream)}"
         )
 
@@ -91,7 +95,7 @@ class Standing:
     def _when_next(self) -> str:
         if not self.known:
             return "Whether it is paused is unknown."
-        tick = f"Next tick: {self.next_tick.isoformat()}" if self.next_tick else "No tick comes"
+        tick = f"Next tick: {self.next_tick:%Y-%m-%d %H:%M} UTC" if self.next_tick else "No tick comes"
         if self.pause is None:
             return f"Not paused. {tick}"
         return f"{self.pause.sentence()} {tick}; cleanup-pipeline resume goes on."
@@ -99,6 +103,16 @@ class Standing:
     def sentences(self) -> Iterator[str]:
         """What could not be looked at."""
         yield from self.troubles
+
+
+def _in_cells(run: DayRun) -> tuple[object, ...]:
+    """A run in a table's row; what words there are come last."""
+    why = ": ".join(part for part in (run.by, run.reason) if part) or None
+    return run.run_id, run.day, run.trigger, run.status, _utc(run.started), _utc(run.ended), why
+
+
+def _utc(instant: datetime | None) -> str | None:
+    return f"{instant:%Y-%m-%d %H:%M:%S}" if instant else None
 
 
 def work(request: Request, _: Streams, __: Watch) -> Standing:
@@ -109,10 +123,13 @@ def work(request: Request, _: Streams, __: Watch) -> Standing:
         instance = _instance(stack, troubles)
         if instance is None:
             gate, runs, paused = _gate_without_dagster(stack, now, troubles[0]), [], None
+            on: list[str] = []
         else:
             gate, runs = look(instance, now, os.environ), _runs(instance, troubles)
             paused = _pause(instance, troubles)
-    return Standing(now, gate, runs, _backlog(request, troubles), troubles, paused, known=instance is not None)
+            on = _ongoing(instance, [run.run_id for run in runs if run.is_on(now)])
+    backlog = _backlog(request, troubles)
+    return Standing(now, gate, runs, backlog, troubles, paused, on, known=instance is not None)
 
 
 def _instance(stack: ExitStack, troubles: list[str]) -> DagsterInstance | None:
@@ -150,6 +167,13 @@ def _runs(instance: DagsterInstance, troubles: list[str]) -> list[DayRun]:
     except Exception as error:
         troubles.append(f"The last runs can't be read: {describe(error)}.")
         return []
+
+
+def _ongoing(instance: DagsterInstance, run_ids: Sequence[str]) -> list[str]:
+    try:
+        return [said for run_id in run_ids if (said := ongoing.told(instance, run_id))]
+    except Exception:
+        return []  # it has just answered; that they are on is told all the same
 
 
 def _pause(instance: DagsterInstance, troubles: list[str]) -> Pause | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from psycopg.conninfo import make_conninfo
 
-from cleanup_pipeline.cli.errors import CannotBeginError
+from cleanup_pipeline.cli.errors import CannotBeginError, importing
 from cleanup_pipeline.postgres import CleanupError, Database
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ class Storage:
     @contextmanager
     def instance(self) -> "Iterator[DagsterInstance]":
         """Open the instance, or one in memory where nothing is recorded. Raises `StorageError`."""
-        from dagster import DagsterInstance
-        from dagster._core.instance import InstanceRef
-
+        with importing():
+            from dagster import DagsterInstance
+            from dagster._core.instance import InstanceRef
         if self.home is None:
             opened = DagsterInstance.ephemeral(settings={"telemetry": {"enabled": False}})
         else:

@@ -47,7 +47,7 @@ def of_plan(report: Report, stream: Stream) -> str:
             rule["status"],
             rule["candidates"],
             _share(rule["share"]),
-            _minute(rule["oldest"]),
+            minute(rule["oldest"]),
             _about(rule["expected_s"]),
             rule["access"],
         )
@@ -118,7 +118,7 @@ def _share(value: object) -> str | None:
     return f"{value:.1%}" if isinstance(value, float) else None
 
 
-def _minute(value: object) -> object:
+def minute(value: object) -> object:
     """A time without its seconds; what is no usual time stays as it is."""
     usual = re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d(?=[:0-9.+]*$)", str(value))
     return usual[0] if usual else value

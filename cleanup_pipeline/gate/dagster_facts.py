@@ -292,6 +292,8 @@ def _day_run(instance: DagsterInstance, record: RunRecord) -> DayRun:
         started=from_epoch(record.start_time),
         ended=from_epoch(record.end_time),
         claimed=run.tags.get(tags.CLAIM) == run.run_id,
+        by=run.tags.get(tags.BY),
+        reason=run.tags.get(tags.REASON),
         lost_after=_lost_after(instance, record),
     )
 

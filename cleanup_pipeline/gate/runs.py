@@ -18,7 +18,8 @@ class DayRun:
 
     `day` is the day that it was started for; None: a manual run. `outcome` is what the run itself said about its end,
     never what it inherited from a parent. `status` is that outcome, or what follows from Dagster's status. `claimed`:
-    it holds the day's claim under its own id. `lost_after` is the instant from which a run that has not ended is taken
+    it holds the day's claim under its own id. `by` and `reason`: who started it from the command line, and why a person
+    did. `lost_after` is the instant from which a run that has not ended is taken
     for lost, since run monitoring should have ended it; None: never.
     """
 
@@ -31,6 +32,8 @@ class DayRun:
     started: datetime | None = None
     ended: datetime | None = None
     claimed: bool = False
+    by: str | None = None
+    reason: str | None = None
     lost_after: datetime | None = None
 
     @property

@@ -12,6 +12,9 @@ DAY = "cleanup/day"
 TRIGGER = "cleanup/trigger"
 """What started the run: `schedule`, `sensor` or `manual`."""
 
+BY = "cleanup/by"
+"""Who started a run from the command line, as `user@host`."""
+
 REASON = "cleanup/reason"
 """Why a person started a manual run."""
 

@@ -90,15 +90,17 @@ def _measure(planned: Plan, target: Target, reader: Reader, options: Options) ->
         planned.candidates, planned.undated = 0, 0
         planned.share, planned.expected_s = 0.0, 0.0
         return
+    orphans: Orphans | None = None
     if target.rule.orphan_of:
         orphans = _measure_orphans(planned, target, statements, reader)
-        _check_fuse(orphans, target, statements, reader, options)
     else:
         _measure_due(planned, target, statements, reader)
     planned.candidates = planned.candidates or 0
+    _expect(planned, target, reader)
+    if orphans:
+        _check_fuse(orphans, target, statements, reader, options)
     planned.notes += scans(planned.candidates, target.scanned_pages, target.rule.table)
     planned.undated = _count_undated(target, statements, reader) if target.age_may_be_null else 0
-    _expect(planned, target, reader)
 
 
 def _expect(planned: Plan, target: Target, reader: Reader) -> None:

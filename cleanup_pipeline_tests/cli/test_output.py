@@ -135,6 +135,12 @@ def test_an_ascii_locale_is_no_obstacle(database: str, app: Connection) -> None:
         assert (done.out + done.err).isascii()
 
 
+def test_a_reason_that_the_locale_can_not_read_is_kept_and_what_is_no_text_is_marked() -> None:
+    # As Python hands the bytes of an argument over.
+    assert request_for(reason="schön".encode().decode("ascii", "surrogateescape")).reason == "schön"
+    assert request_for(reason=b"a \xff b".decode("utf-8", "surrogateescape")).reason == "a \N{REPLACEMENT CHARACTER} b"
+
+
 @pytest.mark.parametrize(
     ("columns", "lines", "variables"),
     [

@@ -1,5 +1,7 @@
+import getpass
 import json
 import re
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from logging import INFO
@@ -16,7 +18,7 @@ from cleanup_pipeline.cli.execution import Observed
 from cleanup_pipeline.postgres import Database, Session
 from cleanup_pipeline.sweep import lock, reader
 from cleanup_pipeline.sweep.result import Progress
-from cleanup_pipeline_tests.cli.conftest import Ended
+from cleanup_pipeline_tests.cli.conftest import ROOT, Ended, ended, start
 from cleanup_pipeline_tests.databases import name_of
 from cleanup_pipeline_tests.gate.storage import add_run
 from cleanup_pipeline_tests.oracle import expected, snapshot
@@ -185,7 +187,7 @@ def test_a_rule_that_another_sweep_holds_is_skipped(cli: Cli, database: str) -> 
 def test_a_second_run_says_who_started_the_first_and_how_far_it_is(
     cli: Cli, database: str, instance: DagsterInstance, dagster_home: Path
 ) -> None:
-    first = add_run(instance, tagged={"cleanup/trigger": "manual", "cleanup/reason": "the disk is full"})
+    first = add_run(instance, tagged={"cleanup/by": "alice@bastion", "cleanup/reason": "the disk is full"})
     far = "old_declines: windows, 40% of the table, 400 rows, 80 rows/s, about 8 s left"
     for message in (far, "something else"):
         entry = EventLogEntry(None, INFO, message, first, datetime.now(UTC).timestamp())  # type: ignore[no-untyped-call]  # Dagster's
@@ -197,10 +199,33 @@ def test_a_second_run_says_who_started_the_first_and_how_far_it_is(
         )
     assert done.code == 4
     assert (
-        f"The run that is on is {first}, started by: manual (the disk is full). How far it is: {far}. "
+        f"The run that is on is {first}, started by: alice@bastion (the disk is full). How far it is: {far}. "
         f"https://dagster.internal/runs/{first}" in done.err
     )
     assert done.err.startswith("Watch it: https://dagster.internal/runs/")
+
+
+def test_status_says_who_started_a_run_that_is_on_why_and_how_far_it_is(
+    cli: Cli, instance: DagsterInstance, dagster_home: Path
+) -> None:
+    tagged = {"cleanup/trigger": "manual", "cleanup/by": "alice@bastion", "cleanup/reason": "the disk is full"}
+    run_id = add_run(instance, tagged=tagged)
+    far = "old_declines: windows, 40% of the table, 400 rows, 80 rows/s, about 8 s left"
+    entry = EventLogEntry(None, INFO, far, run_id, datetime.now(UTC).timestamp())  # type: ignore[no-untyped-call]  # Dagster's
+    instance.handle_new_event(entry)
+    status = cli("status", DAGSTER_HOME=str(dagster_home), CLEANUP_UI_URL="https://dagster.internal")
+    assert "alice@bastion: the disk is full" in status.out
+    assert (
+        f"The run that is on is {run_id}, started by: alice@bastion (the disk is full). How far it is: {far}. "
+        f"https://dagster.internal/runs/{run_id}\n" in status.out
+    )
+
+
+def test_where_a_package_is_missing_the_command_does_not_begin_and_names_it(database: str, tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise ModuleNotFoundError(\"No module named 'rich'\", name='rich')")
+    done = ended(start(["run", "--json"], {"CLEANUP_DATABASE_URL": database, "PYTHONPATH": f"{tmp_path}:{ROOT}"}))
+    assert (done.code, done.out) == (2, "")
+    assert "A package can't be imported (rich): install cleanup-pipeline again" in done.err
 
 
 @pytest.mark.usefixtures("planted")
@@ -225,6 +250,7 @@ def test_a_run_is_recorded_as_manual_with_its_reason(cli: Cli, instance: Dagster
     assert run.status.value == "SUCCESS"
     wanted = {
         "cleanup/trigger": "manual",
+        "cleanup/by": f"{getpass.getuser()}@{socket.gethostname()}",
         "cleanup/reason": "too many",
         "cleanup/allow_share": "0.8",
         "cleanup/outcome": "success",
