@@ -4,17 +4,21 @@ import os
 import shlex
 import signal
 import sys
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Event
 
 import click
 
+from cleanup_pipeline.cli.errors import ExitCode
 from cleanup_pipeline.cli.signals import interrupts
 from cleanup_pipeline.sweep.result import Status
 
 _VARIABLES = {"CLEANUP_DATABASE_URL": "after_hours", "DAGSTER_POSTGRES_URL": "dagster"}
 _PLANTED_ROWS = 10_000
+_LOOK_S = 0.2
+_ENDS_WITHIN_S = 30.0
 
 
 @click.command()
@@ -115,19 +119,26 @@ def _plant(url: str) -> None:
 
 
 def _run_dagster(workspace: Path, host: str, port: int) -> int:
-    """Run `dagster dev` until it ends or we are told to; it is waited for: its children end before the server."""
+    """Run webserver and daemon until one of them ends, or we are told to end; both have then ended, with all theirs."""
     import subprocess
 
-    command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", host, "-p", str(port)]
-    # In a session of its own: Ctrl-C reaches us alone, and it once.
-    process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 -- our own arguments
+    modules = (("dagster_webserver", "-h", host, "-p", str(port)), ("dagster._daemon", "run"))
+    # Each in a session of its own: Ctrl-C reaches us alone, and each of them once.
+    processes = [
+        subprocess.Popen([sys.executable, "-m", *module, "-w", str(workspace)], start_new_session=True)  # noqa: S603 -- our own arguments
+        for module in modules
+    ]
     try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(30)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            process.kill()
+        while all(process.poll() is None for process in processes):
+            time.sleep(_LOOK_S)
+        click.echo("Dagster's webserver or daemon has ended; see above.", err=True)
+        return ExitCode.FAILED
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                process.wait(_ENDS_WITHIN_S)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its code server, and runs
             process.wait()
-        return 130

@@ -107,6 +107,7 @@ def test_dev_serves_what_it_has_cleaned_once_and_runs_schedule_and_sensor(
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "SupersessionWarning" not in told
     assert re.findall(r"^  export (\w+)=", told, re.MULTILINE) == [
         "CLEANUP_DATABASE_URL",
         "DAGSTER_POSTGRES_URL",
