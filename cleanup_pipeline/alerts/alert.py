@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from cleanup_pipeline.gate.day import clock, utc_day
 from cleanup_pipeline.gate.decision import Decision
 from cleanup_pipeline.gate.pause import Pause
-from cleanup_pipeline.gate.runs import DayRun
+from cleanup_pipeline.gate.runs import DayRun, page_of
 
 Kind = Literal["run_failed", "run_refused", "gate_closed", "no_good_run", "rows_stay_due", "paused"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -163,7 +163,7 @@ def _of_a_pause(facts: Facts) -> Iterator[Alert]:
 
 
 def _link(run_id: str, ui_url: str | None) -> str:
-    return f"{ui_url.rstrip('/')}/runs/{run_id}" if ui_url else run_id
+    return page_of(run_id, ui_url) if ui_url else run_id
 
 
 def _minute(instant: datetime) -> str:

@@ -12,9 +12,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from cleanup_pipeline.cli.signals import interrupts
 
     interrupts.take()
-    from cleanup_pipeline.cli.commands import command_line
+    try:
+        from cleanup_pipeline.cli.commands import command_line
+    except ImportError as error:
+        sys.exit(_say(what_is_missing(error)))
 
     code = command_line(arguments)
     # Whatever comes now is too late to change what was done and told.
     interrupts.ignore()
     sys.exit(code)
+
+
+def what_is_missing(error: ImportError) -> str:
+    """What a person is told of a package that is missing or broken."""
+    return (
+        f"A package can't be imported ({error.name or 'its name is unknown'}): install cleanup-pipeline again, "
+        "with the versions of constraints.txt."
+    )
+
+
+def _say(sentence: str) -> int:
+    """Say why nothing could begin, where not even the package is there that says everything else."""
+    sys.stderr.write(f"Error: {sentence}\n")
+    return 2

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from cleanup_pipeline.cli.errors import ExitCode, bug, importing
+from cleanup_pipeline.cli import what_is_missing
+from cleanup_pipeline.cli.errors import ExitCode, bug
 from cleanup_pipeline.cli.options import (
     Request,
     at_option,
@@ -51,7 +52,8 @@ def cli() -> None:
       cleanup-pipeline run --max-rows 10000 --reason "disk is filling up"
 
     Variables: CLEANUP_DATABASE_URL, the database to clean, a libpq URL; DAGSTER_HOME, the folder of dagster.yaml, so
-    that runs are recorded; DAGSTER_POSTGRES_URL, the database that they are recorded in.
+    that runs are recorded; DAGSTER_POSTGRES_URL, the database that they are recorded in; CLEANUP_UI_URL, the UI's
+    address, for links to runs.
 
     Exit codes: 0 all done; 1 failed; 2 could not begin, nothing was touched; 3 refused by a safety check; 4 skipped,
     another sweep is on; 130 interrupted.
@@ -144,16 +146,17 @@ def _answer(name: str, request: Request, if_interrupted: Callable[[], Answer]) -
         watch = Watch(if_interrupted)
         interrupts.last_words = lambda: _last_words(watch, streams, request)
         try:
-            answer: Answer = watch.over(lambda: _work(name)(request, streams, watch))
+            answer: Answer = watch.over(lambda: _work(name, request, streams, watch))
         finally:
             interrupts.last_words = nothing
         return tell(answer, streams, as_json=request.as_json)
 
 
-def _work(name: str) -> Callable[[Request, Streams, Watch], Answer]:
-    with importing():
-        work: Callable[[Request, Streams, Watch], Answer] = import_module(f"cleanup_pipeline.cli.{name}").work
-    return work
+def _work(name: str, request: Request, streams: Streams, watch: Watch) -> Answer:
+    if not request.as_json:
+        import_module("cleanup_pipeline.cli.tables")  # what is missing is to be known before anything is touched
+    answer: Answer = import_module(f"cleanup_pipeline.cli.{name}").work(request, streams, watch)
+    return answer
 
 
 def _last_words(watch: Watch, streams: Streams, request: Request) -> None:
@@ -175,6 +178,9 @@ def command_line(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         _tell(f"Error: {error.format_message()}")
         return error.exit_code
+    except ImportError as error:
+        _tell(f"Error: {what_is_missing(error)}")
+        return ExitCode.CANNOT_BEGIN
     except Exception as error:
         _tell(f"Error: {bug(error)}")
         return ExitCode.FAILED

@@ -44,6 +44,7 @@ def dev(host: str, port: int) -> None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cleanup-")))
             workspace = make_home(home)
             os.environ.setdefault("DAGSTER_HOME", str(home))
+            os.environ.setdefault("CLEANUP_UI_URL", f"http://{host}:{port}")
             _serve_what_is_missing(stack)
             sys.exit(_run_dagster(workspace, host, port))
     except DemoUnavailableError as unavailable:
@@ -87,7 +88,7 @@ def _serve_what_is_missing(stack: ExitStack) -> None:
     if len(missing) == len(_VARIABLES):
         _clean_once()
     click.echo("For the other commands, in another terminal:", err=True)
-    for name in (*missing, "DAGSTER_HOME"):
+    for name in (*missing, "DAGSTER_HOME", "CLEANUP_UI_URL"):
         click.echo(f"  export {name}={shlex.quote(os.environ[name])}", err=True)
 
 

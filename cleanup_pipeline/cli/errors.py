@@ -1,7 +1,5 @@
 """What a command ends with: exit codes, and the sentence to go with those that are not 0."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import IntEnum
 
 import click
@@ -33,21 +31,6 @@ class CannotBeginError(click.ClickException):
     """Usage, configuration, or something that can't be reached; nothing was touched."""
 
     exit_code = ExitCode.CANNOT_BEGIN
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """Before anything is touched: packages that are missing or broken keep a command from beginning.
-
-    Raises `CannotBeginError`.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise CannotBeginError(
-            f"A package can't be imported ({error.name or 'its name is unknown'}): install cleanup-pipeline again, "
-            "with the versions of constraints.txt."
-        ) from None
 
 
 def bug(error: BaseException) -> str:

@@ -2,16 +2,17 @@
 
 import getpass
 import os
+import platform
 import re
-import socket
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from dagster import DagsterInstance, ExecuteInProcessResult
 
 from cleanup_pipeline.cli import ongoing
 from cleanup_pipeline.cli.errors import bug
-from cleanup_pipeline.cli.options import Request
+from cleanup_pipeline.cli.options import Request, as_text
 from cleanup_pipeline.cli.report import Report, RuleReport, link_to, not_run
 from cleanup_pipeline.definitions import defs
 from cleanup_pipeline.defs.resources import Observer
@@ -74,6 +75,7 @@ def execute(request: Request, instance: DagsterInstance, observed: Observed) -> 
             resources={"observer": observed},
         )
     except Exception as error:
+        _record_as_failed(instance, request.run_id)
         return observed.report(_without_result(request, observed, {}, bug(error)))
     remarks = [] if outcome.success or _told(observed) else ["Dagster could not record the end of the run."]
     remarks += _of_runs_met(instance, observed)
@@ -103,12 +105,24 @@ def _record_as_canceled(instance: DagsterInstance, run_id: str) -> None:
         instance.report_run_canceled(run, "The command was ended at once.")
 
 
+def _record_as_failed(instance: DagsterInstance, run_id: str) -> None:
+    """End a run that was recorded before it failed to begin; nobody else would."""
+    with suppress(Exception):
+        run = instance.get_run_by_id(run_id)
+        if run is not None and not run.is_finished:
+            instance.report_run_failed(run, "The command could not carry it out.")
+
+
 def _of_runs_met(instance: DagsterInstance, observed: Observed) -> list[str]:
     """Who started the run that held a rule, and how far it is, as far as the storage knows."""
     skipped = [result.error or "" for result in observed.results.values() if result.status is Status.SKIPPED]
     run_ids = dict.fromkeys(met[0] for error in skipped if (met := _RUN_ID.search(error)))
     try:
-        return [_with_where(said, run_id) for run_id in run_ids if (said := ongoing.told(instance, run_id))]
+        return [
+            _with_where(said, run_id)
+            for run_id in run_ids
+            if (said := ongoing.told(instance, run_id, "The run that is on is"))
+        ]
     except Exception:
         return []  # the storage: what was done is told all the same
 
@@ -169,9 +183,10 @@ def _tags(request: Request) -> dict[str, str]:
 def _operator() -> str:
     """Who types, and where; as the machine knows it, which in a container is little."""
     try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):  # a user of whom there is a number only
-        return f"user {os.getuid()}@{socket.gethostname()}"
+        user = getpass.getuser()
+    except (KeyError, OSError):  # there is a number only
+        user = f"user {os.getuid()}"
+    return as_text(f"{user}@{platform.node()}")[: tags.LONGEST]
 
 
 def _run_config(request: Request) -> dict[str, object]:

@@ -8,8 +8,11 @@ from cleanup_pipeline.gate import tags
 _RECORDS_BACK = 100
 
 
-def told(instance: DagsterInstance, run_id: str) -> str | None:
-    """The run in words; None where the storage has no such run. Raises what Dagster's storage raises."""
+def told(instance: DagsterInstance, run_id: str, begins: str) -> str | None:
+    """The run in words, after those that the sentence `begins` with; None where the storage has no such run.
+
+    Raises what Dagster's storage raises.
+    """
     run = instance.get_run_by_id(run_id)
     if run is None:
         return None
@@ -17,7 +20,7 @@ def told(instance: DagsterInstance, run_id: str) -> str | None:
     reason = run.tags.get(tags.REASON)
     far = _how_far(instance, run_id)
     return (
-        f"The run that is on is {run_id}, started by: {by}{f' ({reason})' if reason else ''}. "
+        f"{begins} {run_id}, started by: {by}{f' ({reason})' if reason else ''}. "
         f"{f'How far it is: {far}. ' if far else ''}{link_to(run_id) or ''}"
     ).rstrip()
 

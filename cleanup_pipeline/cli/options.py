@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from cleanup_pipeline.cli.output import legible
+from cleanup_pipeline.gate import tags
 from cleanup_pipeline.rules import RULES_ON, Rule
 from cleanup_pipeline.sweep.as_of import parse_as_of
 
@@ -154,8 +156,9 @@ def request_for(
     **given: Any,
 ) -> Request:
     """What was asked for, checked as far as that is possible without a database. Raises `click.UsageError`."""
-    # Bytes that the locale can't read are most often UTF-8; one that is no text would be refused by whoever stores it.
-    reason = " ".join((reason or "").encode("utf-8", "surrogateescape").decode("utf-8", "replace").split()) or None
+    reason = as_text(reason or "") or None
+    if len(reason or "") > tags.LONGEST:
+        raise click.UsageError(f"--reason has more than {tags.LONGEST} characters: shorten it.")
     request = Request(
         rules=tuple(rule for rule in RULES_ON if not names or rule.name in names),
         reason=reason,
@@ -169,6 +172,14 @@ def request_for(
     if request.allow_share is not None and request.reason is None:
         raise click.UsageError("--allow-share lifts a safety limit: say why, with --reason.")
     return request
+
+
+def as_text(told: str) -> str:
+    """What an argument or variable says, as text that can be stored and shown.
+
+    Bytes that the locale can't read are most often UTF-8; one that is no text would be refused by whoever stores it.
+    """
+    return legible(told.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 def _retains(rule: Rule) -> bool:

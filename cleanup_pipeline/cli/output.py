@@ -11,6 +11,13 @@ _STDOUT, _STDERR = 1, 2
 _USUAL_WIDTH = 80
 
 
+def legible(text: str) -> str:
+    """`text` on one line, with nothing in it that a terminal would obey or hide."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in " ".join(text.split())
+    )
+
+
 class Stream:
     """A descriptor to write text to. Who closed the other end, as `head` does, is not interested: that is no error."""
 
@@ -32,7 +39,7 @@ class Stream:
     def line(self, text: str) -> None:
         """Write a line to a person; where that can't be done there is nobody to tell."""
         with suppress(OSError):
-            self.write(f"{' '.join(text.split())}\n")
+            self.write(f"{legible(text)}\n")
 
     @property
     def width(self) -> int:

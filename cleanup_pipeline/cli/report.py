@@ -9,6 +9,7 @@ from typing import Protocol
 
 from cleanup_pipeline.cli.errors import CODES, ExitCode
 from cleanup_pipeline.cli.output import Stream, Streams
+from cleanup_pipeline.gate.runs import page_of
 from cleanup_pipeline.rules import Rule
 from cleanup_pipeline.sweep.result import Result, Status, worst
 
@@ -137,8 +138,8 @@ def document(of: Mapping[str, object]) -> str:
 
 def link_to(run_id: str | None) -> str | None:
     """The run's page in the UI, where it is known which that is."""
-    url = os.environ.get("CLEANUP_UI_URL", "").rstrip("/")
-    return f"{url}/runs/{run_id}" if url and run_id else None
+    url = os.environ.get("CLEANUP_UI_URL")
+    return page_of(run_id, url) if url and run_id else None
 
 
 def unfinished_run(run_id: str | None, rules: Sequence[Rule]) -> Report:

@@ -7,7 +7,7 @@ import click
 from psycopg import errors, sql
 
 from cleanup_pipeline.cli.begin import beginning, options_for, the_database
-from cleanup_pipeline.cli.errors import CannotBeginError, importing
+from cleanup_pipeline.cli.errors import CannotBeginError
 from cleanup_pipeline.cli.options import Request
 from cleanup_pipeline.cli.output import Streams
 from cleanup_pipeline.cli.report import Report, link_to
@@ -43,9 +43,8 @@ def work(request: Request, streams: Streams, watch: Watch) -> Report:
 
 
 def _run(request: Request, storage: Storage, streams: Streams, watch: Watch) -> Report:
-    with importing():
-        from cleanup_pipeline.cli.display import display_on
-        from cleanup_pipeline.cli.execution import Observed, ended_at_once, execute
+    from cleanup_pipeline.cli.display import display_on
+    from cleanup_pipeline.cli.execution import Observed, ended_at_once, execute
 
     with storage.instance() as instance:
         if storage.unrecorded:

@@ -13,7 +13,7 @@ from cleanup_pipeline.cli import ongoing
 from cleanup_pipeline.cli.begin import options_for, the_database
 from cleanup_pipeline.cli.errors import ExitCode
 from cleanup_pipeline.cli.options import Request
-from cleanup_pipeline.cli.output import Stream, Streams
+from cleanup_pipeline.cli.output import Stream, Streams, legible
 from cleanup_pipeline.cli.report import document
 from cleanup_pipeline.cli.storage import Storage, StorageError, find_storage
 from cleanup_pipeline.cli.watch import Watch
@@ -78,13 +78,13 @@ class Standing:
         """The same for a person."""
         from cleanup_pipeline.cli.tables import minute, table
 
-        runs = [_in_cells(run) for run in self.runs]
+        runs = [_in_cells(run, self.now) for run in self.runs]
         backlog = [(planned.rule, planned.candidates, minute(planned.oldest)) for planned in self.backlog]
         return (
-            f"Gate: {self.gate.state}. {self.gate.reason}\n"
-            f"{self._when_next()}\n\n"
+            f"{legible(f'Gate: {self.gate.state}. {self.gate.reason}')}\n"
+            f"{legible(self._when_next())}\n\n"
             + (table(_RUN_HEADINGS, runs, stream) if runs else self._no_runs)
-            + "".join(f"{sentence}\n" for sentence in self.ongoing)
+            + "".join(f"{legible(sentence)}\n" for sentence in self.ongoing)
             + f"\n{table(('rule', 'rows to clean', 'oldest'), backlog, stream)}"
         )
 
@@ -105,10 +105,11 @@ class Standing:
         yield from self.troubles
 
 
-def _in_cells(run: DayRun) -> tuple[object, ...]:
+def _in_cells(run: DayRun, now: datetime) -> tuple[object, ...]:
     """A run in a table's row; what words there are come last."""
+    status = "lost" if run.is_lost(now) else run.status
     why = ": ".join(part for part in (run.by, run.reason) if part) or None
-    return run.run_id, run.day, run.trigger, run.status, _utc(run.started), _utc(run.ended), why
+    return run.run_id, run.day, run.trigger, status, _utc(run.started), _utc(run.ended), why
 
 
 def _utc(instant: datetime | None) -> str | None:
@@ -127,7 +128,7 @@ def work(request: Request, _: Streams, __: Watch) -> Standing:
         else:
             gate, runs = look(instance, now, os.environ), _runs(instance, troubles)
             paused = _pause(instance, troubles)
-            on = _ongoing(instance, [run.run_id for run in runs if run.is_on(now)])
+            on = _ongoing(instance, [run for run in runs if run.is_on(now)])
     backlog = _backlog(request, troubles)
     return Standing(now, gate, runs, backlog, troubles, paused, on, known=instance is not None)
 
@@ -169,9 +170,11 @@ def _runs(instance: DagsterInstance, troubles: list[str]) -> list[DayRun]:
         return []
 
 
-def _ongoing(instance: DagsterInstance, run_ids: Sequence[str]) -> list[str]:
+def _ongoing(instance: DagsterInstance, runs: Sequence[DayRun]) -> list[str]:
+    """What Dagster knows of them: a run from a command line that was killed is on record as running for a while."""
     try:
-        return [said for run_id in run_ids if (said := ongoing.told(instance, run_id))]
+        each = [ongoing.told(instance, run.run_id, f"Recorded as {run.status}:") for run in runs]
+        return [said for said in each if said]
     except Exception:
         return []  # it has just answered; that they are on is told all the same
 

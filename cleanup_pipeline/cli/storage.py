@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from psycopg.conninfo import make_conninfo
 
-from cleanup_pipeline.cli.errors import CannotBeginError, importing
+from cleanup_pipeline.cli.errors import CannotBeginError
 from cleanup_pipeline.postgres import CleanupError, Database
 
 if TYPE_CHECKING:
@@ -58,15 +58,17 @@ class Storage:
     @contextmanager
     def instance(self) -> "Iterator[DagsterInstance]":
         """Open the instance, or one in memory where nothing is recorded. Raises `StorageError`."""
-        with importing():
-            from dagster import DagsterInstance
-            from dagster._core.instance import InstanceRef
+        from dagster import DagsterInstance
+        from dagster._core.instance import InstanceRef
+
         if self.home is None:
             opened = DagsterInstance.ephemeral(settings={"telemetry": {"enabled": False}})
         else:
             try:
                 opened = DagsterInstance.from_ref(InstanceRef.from_dir(str(self.home), overrides=_NO_CAPTURE))
             except Exception as error:
+                if missing := _import_error_in(error):
+                    raise missing from None
                 # What it says may hold the storage's URL.
                 raise StorageError(
                     f"Dagster can't open its storage ({type(error).__name__}): check {self.home / 'dagster.yaml'} and "
@@ -89,6 +91,13 @@ def find_storage(*, record: bool, environment: Mapping[str, str] = os.environ) -
     if not home.is_dir():
         raise StorageError(f"DAGSTER_HOME is {told!r}, which is no directory: make it or mend it.")
     return Storage(home, _database_of(home, environment))
+
+
+def _import_error_in(error: BaseException | None) -> ImportError | None:
+    """Why a module that dagster.yaml names can't be loaded, where that is why."""
+    while error is not None and not isinstance(error, ImportError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _database_of(home: Path, environment: Mapping[str, str]) -> Database | None:

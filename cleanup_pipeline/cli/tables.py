@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cleanup_pipeline.cli.output import Stream
+from cleanup_pipeline.cli.output import Stream, legible
 from cleanup_pipeline.cli.report import Report, RuleReport, link_to
 
 # Off a terminal nothing is wrapped or cut off.
@@ -111,7 +111,7 @@ def _in_line(headings: Sequence[str], row: Row) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return _UNKNOWN
-    return f"{value:,}" if isinstance(value, int | float) else " ".join(str(value).split())
+    return f"{value:,}" if isinstance(value, int | float) else legible(str(value))
 
 
 def _share(value: object) -> str | None:

@@ -4,7 +4,7 @@ Every way in which a rule can end has an answer to each, but a superseded run: t
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from dagster import AssetCheckResult, AssetCheckSeverity, AssetCheckSpec, AssetKey
@@ -19,6 +19,7 @@ BACKLOG = "backlog"
 AGE = "age"
 PREFLIGHT = "preflight"
 
+_LIMITED = "the run's limit on rows or time was reached"
 _ABOUT = {
     BACKLOG: "No row is left that the rule should have cleaned. Rows that were locked meanwhile are a warning.",
     AGE: "No row had been due for longer than a day (and two hours, as a night may begin late): one that had was left "
@@ -83,15 +84,18 @@ def _error(why: str, **metadata: float | str) -> _Answer:
 
 def _backlog(result: Result, night: Circumstances) -> _Answer:
     left = result.remaining
+    done: dict[str, float | str] = {"rows_affected": result.affected}
     if left is None:
-        return _unknown(result)
+        unknown = _unknown(result)
+        return replace(unknown, why=f"{unknown.why} {result.affected:,} rows were cleaned.", metadata=done)
+    told = done | {"rows_remaining": left}
     if not left:
-        return _passed("Nothing that is due is left.", rows_remaining=0)
+        return _passed("Nothing that is due is left.", **told)
     said = f"{left:,} rows that are due are left"
     if result.status is Status.SUCCESS and not night.limited:
-        return _warning(f"{said}: they were locked or changed meanwhile.", rows_remaining=left)
-    why = result.error or "the run's limit on rows or time was reached"
-    return _error(f"{said}: {why.removesuffix('.')}.", rows_remaining=left)
+        return _warning(f"{said}: they were locked or changed meanwhile.", **told)
+    why = result.error or _LIMITED
+    return _error(f"{said}: {why.removesuffix('.')}.", **told)
 
 
 def _age(rule: Rule, result: Result, night: Circumstances) -> _Answer:
@@ -101,7 +105,7 @@ def _age(rule: Rule, result: Result, night: Circumstances) -> _Answer:
     if result.oldest is None or night.as_of is None:
         return _passed("Nothing was due.") if result.remaining == 0 else _unknown(result)
     limit = _limit(rule, night, night.as_of)
-    told: dict[str, float | str] = {"oldest": result.oldest, **_waited_h(result.oldest, limit)}
+    told: dict[str, float | str] = {"oldest_seen": result.oldest, **_waited_h(result.oldest, limit)}
     if is_before(result.oldest, limit):
         said = f"A row was there that should have gone on an earlier night: its time is {result.oldest}"
         if result.remaining == 0:
@@ -113,12 +117,15 @@ def _age(rule: Rule, result: Result, night: Circumstances) -> _Answer:
 
 
 def _waited_h(oldest: str, limit: datetime) -> dict[str, float]:
-    """For how many hours the oldest row had been due, for the plot; nothing for a time that Python can't read."""
+    """For how many hours the oldest row that was seen had been due, for the plot; nothing for a time unknown to Python.
+
+    Once a row is overdue, older ones are not looked for.
+    """
     try:
         since = limit + OVERDUE_AFTER - datetime.fromisoformat(oldest)
     except (ValueError, OverflowError):
         return {}
-    return {"oldest_was_due_for_h": round(since / timedelta(hours=1), 2)}
+    return {"was_due_for_at_least_h": round(since / timedelta(hours=1), 2)}
 
 
 def _limit(rule: Rule, night: Circumstances, as_of: datetime) -> datetime:
@@ -157,15 +164,14 @@ def _told(findings: list[Finding] | None, severity: Severity) -> str:
 
 def _unknown(result: Result) -> _Answer:
     """Nobody has looked, or not to the end: no answer is no good answer."""
-    why = f"Not known: the rule {_ENDED[result.status]}"
-    said = f"{why}. {result.error}" if result.error else f"{why}."
+    said = " ".join(part for part in (f"Not known: the rule {_ENDED[result.status]}.", result.error) if part)
     return _warning(said) if result.status in (Status.SKIPPED, Status.INTERRUPTED, Status.SUCCESS) else _error(said)
 
 
 _ENDED = {
-    Status.SUCCESS: "was not looked at to its end",
+    Status.SUCCESS: f"was not looked at to its end, {_LIMITED}",
     Status.SKIPPED: "was skipped",
-    Status.INTERRUPTED: "was interrupted",
+    Status.INTERRUPTED: "did not come to its end",
     Status.FAILED: "failed",
     Status.REFUSED: "was refused",
 }

@@ -106,7 +106,7 @@ def _as_of(record: EventLogRecord) -> datetime | None:
 
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP, _BAD = "·", "✗"
-LEGEND = f"{_GAP} nothing ran, {_BAD} not carried out to its end."
+LEGEND = f"{_GAP} nothing ran, {_BAD} no run carried it out to its end."
 
 
 def spark(nights: Sequence[Night]) -> str:
@@ -120,12 +120,17 @@ def _character(night: Night, most: int) -> str:
         return _GAP
     if not night.good:
         return _BAD
-    return _BARS[round((len(_BARS) - 1) * night.rows / most)] if most else _BARS[0]
+    return _BARS[max(1, round((len(_BARS) - 1) * _fraction(night.rows, most)))] if night.rows else _BARS[0]
+
+
+def _fraction(rows: int, most: int) -> float:
+    """How tall a bar is, of 1: by the root, so that one large backlog does not make all other nights look alike."""
+    return math.sqrt(rows / most) if most else 0.0
 
 
 # --- As a picture. Plain SVG, inline in Markdown: the UI shows it, and a plotting library would only weigh.
 
-_LEFT, _STEP, _BAR, _HEIGHT, _GAP_BETWEEN, _TOP = 150, 18, 14, 44, 26, 40
+_LEFT, _STEP, _BAR, _HEIGHT, _LEAST, _GAP_BETWEEN, _TOP = 150, 18, 14, 44, 3, 26, 40
 _WIDTH = _LEFT + NIGHTS * _STEP + 90
 _GOOD_COLOR, _BAD_COLOR, _GAP_COLOR, _INK = "#4f43dd", "#d64545", "#c9ccd3", "#231f1b"
 
@@ -143,7 +148,7 @@ def _svg(nights: Nights, last: date) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
         f'font-family="sans-serif" font-size="12" fill="{_INK}"><rect width="100%" height="100%" fill="#fff"/>'
         f'<text x="12" y="22" font-size="14" font-weight="bold">Rows cleaned a night</text>'
-        f'<text x="{_LEFT + 80}" y="22">grey: nothing ran; red: not carried out to its end</text>'
+        f'<text x="{_LEFT + 80}" y="22">by their square roots; grey: nothing ran; red: no run carried it out</text>'
         f"{''.join(rows)}"
         f'<text x="{_LEFT}" y="{height - 8}">{first_night(last)}</text>'
         f'<text x="{_LEFT + NIGHTS * _STEP}" y="{height - 8}" text-anchor="end">{last}</text></svg>'
@@ -161,8 +166,8 @@ def _row(name: str, nights: Sequence[Night], top: int) -> str:
     for place, night in enumerate(nights):
         x = _LEFT + place * _STEP
         color = _GAP_COLOR if night.rows is None else _GOOD_COLOR if night.good else _BAD_COLOR
-        # Three pixels at least: a night without rows to clean is to be seen, and so is one that failed at once.
-        tall = max(3, round(_HEIGHT * (night.rows or 0) / most)) if most else 3
+        # A few pixels at least: a night without rows to clean is to be seen, and so is one that failed at once.
+        tall = _LEAST + round((_HEIGHT - _LEAST) * _fraction(night.rows or 0, most))
         paths[color] += f"M{x} {base}v-{tall}h{_BAR}v{tall}z"
     drawn = "".join(f'<path fill="{color}" d="{path}"/>' for color, path in paths.items() if path)
     tonight = nights[-1].rows

@@ -29,10 +29,12 @@ from cleanup_pipeline.defs.claim import SupersededError
 from cleanup_pipeline.defs.nights import clean_at, is_complete
 from cleanup_pipeline.defs.resources import CleanupRun, Observer, PostgresResource
 from cleanup_pipeline.defs.story import observed_metadata
+from cleanup_pipeline.defs.summary import ended
 from cleanup_pipeline.gate import tags
 from cleanup_pipeline.postgres import CleanupError, Session
-from cleanup_pipeline.rules import Rule
+from cleanup_pipeline.rules import Delete, Rule
 from cleanup_pipeline.sweep.finding import RefusedError
+from cleanup_pipeline.sweep.footprint import Footprint
 from cleanup_pipeline.sweep.plan import plan
 from cleanup_pipeline.sweep.result import Progress, Result, Status
 from cleanup_pipeline.sweep.sweep import Sweep
@@ -62,9 +64,10 @@ def carry_out(
     try:
         result = work.watched()
     except SupersededError as superseded:
-        context.log.warning(f"{superseded} Nothing was touched.")
+        said = f"{superseded} Nothing was touched."
+        context.log.warning(said)
         context.instance.add_run_tags(context.run.run_id, tags.outcome_tags(context.run.run_id, "superseded"))
-        raise _canceled(context) from None
+        raise _canceled(context, said) from None
     except Exception as error:
         # Dagster's storage, most likely: the step fails with it. What was committed is told all the same.
         result = work.told(error)
@@ -74,14 +77,19 @@ def carry_out(
     cleanup_run.report(result)
     observer.result(result)
     try:
-        yield from _told(rule, age, result, context, cleanup_run)
+        yield from _told(rule, age, result, context, cleanup_run, work.before)
     except DagsterExecutionInterruptedError:
         # The rule is done, or was interrupted itself: either way the run is not to end as a failed one.
         raise _canceled(context) from None
 
 
 def _told(
-    rule: Rule, age: timedelta | None, result: Result, context: AssetExecutionContext, cleanup_run: CleanupRun
+    rule: Rule,
+    age: timedelta | None,
+    result: Result,
+    context: AssetExecutionContext,
+    cleanup_run: CleanupRun,
+    before: Footprint | None,
 ) -> Iterator[MaterializeResult[None] | AssetCheckResult]:
     night = Circumstances(
         as_of=cleanup_run.began_at(),
@@ -90,9 +98,10 @@ def _told(
         clean_at=clean_at(context.instance, rule) if rule.orphan_of else None,
     )
     yield from results_of(rule, result, night)
+    deleted = result.affected if isinstance(rule.action, Delete) else 0
     metadata = {
         **_metadata(result, cleanup_run),
-        **observed_metadata(cleanup_run.measure(rule)),
+        **observed_metadata(before, cleanup_run.measure(rule), deleted),
         **cleanup_run.closing(rule, context.run, context.instance),
     }
     if result.status is Status.SUCCESS:
@@ -117,10 +126,10 @@ def _told(
     )
 
 
-def _canceled(context: AssetExecutionContext) -> BaseException:
+def _canceled(context: AssetExecutionContext, why: str = "The run was interrupted.") -> BaseException:
     """Make the run end as canceled; without this it would end as failed."""
-    context.instance.report_run_canceling(context.run)
-    return DagsterExecutionInterruptedError()
+    context.instance.report_run_canceling(context.run, why)
+    return DagsterExecutionInterruptedError(why)
 
 
 class _Work:
@@ -141,6 +150,7 @@ class _Work:
         self._postgres = postgres
         self._cleanup_run = cleanup_run
         self._observer = observer
+        self.before: Footprint | None = None
         self._session: Session | None = None
         self._latest: Progress | None = None
         self._future: Future[Result] | None = None
@@ -175,6 +185,7 @@ class _Work:
         except CleanupError as error:
             return Result(self._rule.name, Status.FAILED, error=str(error))
         self._observer.as_of = self._cleanup_run.began_at()
+        self.before = self._cleanup_run.measure(self._rule)
         sweep = Sweep(self._rule, self._session, self._cleanup_run.options(self._age), self._observer.stop)
         for progress in sweep:
             self._latest = progress
@@ -224,7 +235,7 @@ class _Work:
 def _in_words(progress: Progress) -> str:
     left = "" if progress.left_s is None else f", about {progress.left_s:,.0f} s left"
     return (
-        f"{progress.rule}: {progress.stage}, {progress.share:.0%} of the table, {progress.affected:,} rows, "
+        f"{progress.rule}: {progress.stage}, {progress.share:.0%} done, {progress.affected:,} rows, "
         f"{progress.rows_per_second:,.0f} rows/s{left}"
     )
 
@@ -241,5 +252,5 @@ def _metadata(result: Result, cleanup_run: CleanupRun) -> dict[str, float | str 
         "longest_batch_ms": round(result.longest_batch_ms or 0.0, 1),
         **({"as_of": MetadataValue.timestamp(as_of)} if as_of else {}),
         **({"access": result.access} if result.access else {}),
-        "outcome": result.status.value,
+        "outcome": ended(result),
     }

@@ -103,7 +103,9 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
         description="Lift the fuse for this run: the share of its table that a rule may take. Needs a reason.",
     )
     reason: str | None = Field(
-        default=None, description=f"Why the run is started; kept as its tag {tags.REASON}, which may be set instead."
+        default=None,
+        max_length=tags.LONGEST,
+        description=f"Why the run is started; kept as its tag {tags.REASON}, which may be set instead.",
     )
 
     _session: Session | None = PrivateAttr(default=None)
@@ -184,7 +186,8 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
         interrupted = bool(self._results) and self._results[-1].status is Status.INTERRUPTED
         if _planned(run)[-1:] != [rule] and not interrupted:
             return {}
-        return summary.metadata(self._results, instance, run.run_id, self._as_of or clock.utc_now())
+        now = self._as_of or clock.utc_now()
+        return summary.metadata(self._results, self._never_began(run), instance, run.run_id, now)
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:
         """End the run: close the connection, say in one line what was done, and tag the run with its outcome."""
@@ -194,12 +197,17 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
         if not self._results or context.run is None or context.instance is None:
             return
         if context.log is not None:
-            context.log.info(summary.line(self._results))
+            context.log.info(summary.line(self._results, self._never_began(context.run)))
         outcome = self._outcome(context.run)
         said = tags.outcome_tags(context.run.run_id, outcome.value)
         if self._was_cut_short():
             said[tags.LIMITED] = context.run.run_id
         context.instance.add_run_tags(context.run.run_id, said)
+
+    def _never_began(self, run: DagsterRun) -> list[Rule]:
+        """Rules that were to be carried out and were not: an interrupt came first, or their step died."""
+        done = {result.rule for result in self._results}
+        return [rule for rule in _planned(run) if rule.name not in done]
 
     def _was_cut_short(self) -> bool:
         """Whether rows may be left since a limit of this run's own was reached; the night's end is none."""
@@ -208,10 +216,9 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
 
     def _outcome(self, run: DagsterRun) -> Status:
         """How the run ended. A step that died before its rule began, by its configuration say, has no result."""
-        done = {result.rule for result in self._results}
-        planned = {rule.name for rule in _planned(run)}
-        outcome = worst([*(result.status for result in self._results), *([Status.FAILED] if planned - done else [])])
-        if outcome is Status.SUCCESS and tags.DAY in run.tags and done != {rule.name for rule in RULES_ON}:
+        died = [Status.FAILED] if self._never_began(run) else []
+        outcome = worst([*(result.status for result in self._results), *died])
+        if outcome is Status.SUCCESS and tags.DAY in run.tags and len(self._results) != len(RULES_ON):
             # The night is good when every rule is; a re-execution of some steps is not that.
             return Status.INTERRUPTED
         return outcome

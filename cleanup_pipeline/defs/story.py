@@ -7,7 +7,7 @@ from dagster import MetadataValue, TableColumn, TableColumnConstraints, TableSch
 
 from cleanup_pipeline import rules
 from cleanup_pipeline.rules import Age, Close, Rule
-from cleanup_pipeline.sweep.footprint import Footprint
+from cleanup_pipeline.sweep.footprint import Footprint, rows_left
 
 OWNER = "team:profile-service"
 """Whose data it is."""
@@ -99,17 +99,19 @@ def source_link(rule: Rule, repository: str | None) -> str | None:
     return f"{base}/blob/HEAD/cleanup_pipeline/rules.py#L{line}"  # the line above: where the rule begins
 
 
-def observed_metadata(footprint: Footprint | None) -> dict[str, float | int | TableSchema]:
-    """What was seen of a rule's table when it was cleaned; empty where it could not be looked at."""
-    if footprint is None:
+def observed_metadata(
+    before: Footprint | None, after: Footprint | None, deleted: int
+) -> dict[str, float | int | TableSchema]:
+    """What was seen of a rule's table around its cleaning; empty where it could not be looked at."""
+    if after is None:
         return {}
     return {
-        "table_size_mb": round(footprint.size / 1e6, 3),
-        "dagster/row_count": footprint.rows,
+        "table_size_mb": round(after.size / 1e6, 3),
+        "dagster/row_count": rows_left(before, after, deleted),
         "dagster/column_schema": TableSchema(
             columns=[
                 TableColumn(name, column.type, constraints=TableColumnConstraints(nullable=column.nullable))
-                for name, column in footprint.columns.items()
+                for name, column in after.columns.items()
             ]
         ),
     }

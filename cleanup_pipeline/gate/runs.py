@@ -1,5 +1,6 @@
 """The day's own runs, as the decision sees them."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Literal
@@ -43,11 +44,15 @@ class DayRun:
 
     def is_on(self, now: datetime) -> bool:
         """Whether it has not ended and is not lost."""
-        return self._unfinished and not self._lost(now)
+        return self._unfinished and not self.is_lost(now)
+
+    def is_lost(self, now: datetime) -> bool:
+        """Whether it has not ended, and run monitoring should have ended it by `now`."""
+        return self._unfinished and self.lost_after is not None and now >= self.lost_after
 
     def failed(self, now: datetime) -> bool:
         """Whether it used up an attempt: it failed, was interrupted, or is lost."""
-        return self.status in ("failed", "interrupted") or (self._unfinished and self._lost(now))
+        return self.status in ("failed", "interrupted") or self.is_lost(now)
 
     def over_at(self) -> datetime:
         """Return when it ended, or was taken for lost."""
@@ -56,9 +61,6 @@ class DayRun:
     @property
     def _unfinished(self) -> bool:
         return self.status in ("queued", "running")
-
-    def _lost(self, now: datetime) -> bool:
-        return self.lost_after is not None and now >= self.lost_after
 
     def to_json(self) -> dict[str, str | None]:
         """Return the run as `status --json` prints it."""
@@ -70,6 +72,11 @@ class DayRun:
             "started": _iso(self.started),
             "ended": _iso(self.ended),
         }
+
+
+def page_of(run_id: str, ui_url: str) -> str:
+    """The run's page in the UI. A login that stands in its address is nobody's who reads the link."""
+    return f"{re.sub(r'(?<=//)[^/]*@', '', ui_url.rstrip('/'))}/runs/{run_id}"
 
 
 def _iso(instant: datetime | None) -> str | None:

@@ -37,6 +37,9 @@ LIMITED = "cleanup/limited"
 """The id of the run that left something behind since a limit of its own, on rows or time, was reached."""
 
 Outcome = Literal["success", "failed", "refused", "skipped", "interrupted", "superseded"]
+LONGEST = 500
+"""So many characters a tag that a person fills may have: Dagster's storage indexes tags, up to 2,704 bytes."""
+
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 UNFINISHED = "unfinished"

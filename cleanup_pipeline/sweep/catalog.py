@@ -312,20 +312,13 @@ class Catalog:
         )
 
     def size(self, oids: list[int]) -> tuple[int, int]:
-        """How many rows these tables have by the server's estimate, and their bytes, indexes and TOAST included.
-
-        The statistics count what is inserted and deleted since vacuum or analyze last estimated a table's rows; where
-        neither has been there since the statistics were lost, in a crash say, there is the old estimate alone.
-        """
+        """How many rows these tables have by the planner's estimate, and their bytes, indexes and TOAST included."""
         ((rows, size),) = self._rows(
             """
-            select coalesce(sum(case when is_counted or reltuples < 0::real then n_live_tup else reltuples end), 0)
-                   ::bigint,
+            select coalesce(sum(case when c.reltuples < 0::real then s.n_live_tup else c.reltuples end), 0)::bigint,
                    coalesce(sum(pg_total_relation_size(c.oid::regclass)), 0)::bigint
             from pg_class c
-            left join (select relid, n_live_tup,
-                              coalesce(last_vacuum, last_autovacuum, last_analyze, last_autoanalyze) is not null
-                       from pg_stat_user_tables) as s (relid, n_live_tup, is_counted) on s.relid = c.oid
+            left join pg_stat_user_tables s on s.relid = c.oid
             where c.oid = any({oids}::bigint[]::oid[])
             """,
             oids=oids,

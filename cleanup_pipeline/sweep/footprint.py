@@ -1,5 +1,6 @@
 """What a rule's table is, and how large, as the catalog knows it: no row is read."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -11,13 +12,13 @@ from cleanup_pipeline.sweep.catalog import Catalog, Column
 
 _LIMITS = Limits(statement_s=5.0)
 _CAN_COUNT_NOW = 150000
-# The server counts what a session has changed a while later, unless it is asked to do so at the transaction's end.
+# Of a table that was never analyzed the statistics tell; the server adds to them a while after a transaction.
 _COUNT_NOW = sql.SQL("select pg_catalog.pg_stat_force_next_flush()")
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """A table's columns, its rows as the server estimates them, and its bytes with indexes and TOAST."""
+    """A table's columns, its rows as the planner estimates them, and its bytes with indexes and TOAST."""
 
     columns: dict[str, Column]
     rows: int
@@ -28,7 +29,7 @@ def measure(session: Session, rule: Rule) -> Footprint | None:
     """Measure the rule's table; None where it can't be looked at now. Raises nothing."""
     try:
         if session.server_version >= _CAN_COUNT_NOW:
-            with session.transaction(_LIMITS) as transaction:
+            with suppress(psycopg.Error), session.transaction(_LIMITS) as transaction:
                 transaction.run(_COUNT_NOW)
         with session.transaction(_LIMITS) as transaction:
             catalog = Catalog(transaction)
@@ -39,3 +40,11 @@ def measure(session: Session, rule: Rule) -> Footprint | None:
             return Footprint(relation.columns, rows, size)
     except (CleanupError, psycopg.Error):
         return None
+
+
+def rows_left(before: Footprint | None, after: Footprint, deleted: int) -> int:
+    """How many rows a table has after `deleted` were deleted from it, by the server's estimates around that.
+
+    An estimate is of when vacuum or analyze last looked. Where it is still the same, what was deleted is still in it.
+    """
+    return max(0, before.rows - deleted) if before and before.rows == after.rows else after.rows

@@ -34,7 +34,8 @@ class Fuse:
         raise RefusedError(
             f"The fuse blew: {candidates:,} of the {rows:,} rows of {table} are orphans ({candidates / rows:.2%}), "
             f"and the rule may take {self.max_share:.0%}. Check that the parent table is complete; if it is, "
-            f"lift the fuse for one run with --allow-share {enough:.2f} and a --reason."
+            f"lift the fuse for one run with --allow-share {enough:.2f} and a --reason (in the launchpad: allow_share "
+            "and reason of cleanup_run)."
         )
 
 

@@ -174,6 +174,7 @@ class Reader:
             read = self._slice(leaf, part, work, judged=judged)
             if read is None:
                 stride.halve()
+                self.rest(self._pace.snapshot_s)
                 continue
             outcome, working_s = read
             stride.took(part.end - part.first, working_s)

@@ -30,7 +30,8 @@ def worst(statuses: "list[Status]") -> Status:
 class Progress:
     """How far a sweep is.
 
-    `share` is the part of the table that is done (0 to 1), of this pass; `elapsed_s` counts from the sweep's start.
+    `share` is the part that is done, 0 to 1, of the table in this pass or of the rows that the run may take;
+    `elapsed_s` counts from the sweep's start.
     """
 
     rule: str

@@ -89,9 +89,12 @@ class Work:
         self.tell(self._backoff.notes())
 
     def progress(self, stage: str, share: float) -> Progress:
-        """How far the sweep is in `stage`."""
-        stage = self._held_back or stage
-        return Progress(self.result.rule, stage, self.result.affected, min(share, 1.0), time.monotonic() - self._began)
+        """How far the sweep is in `stage`: by the table, or by the run's limit on rows, whichever ends it sooner."""
+        rows, affected = self.options.budget.rows, self.result.affected
+        if rows is not None and affected:
+            share = max(share, affected / (affected + rows))
+        elapsed_s = time.monotonic() - self._began
+        return Progress(self.result.rule, self._held_back or stage, affected, min(share, 1.0), elapsed_s)
 
     # Reading.
 

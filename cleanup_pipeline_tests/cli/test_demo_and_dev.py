@@ -112,6 +112,7 @@ def test_dev_serves_what_it_has_cleaned_once_and_runs_schedule_and_sensor(
         "CLEANUP_DATABASE_URL",
         "DAGSTER_POSTGRES_URL",
         "DAGSTER_HOME",
+        "CLEANUP_UI_URL",
     ]
 
 

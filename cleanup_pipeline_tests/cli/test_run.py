@@ -1,7 +1,7 @@
 import getpass
 import json
+import platform
 import re
-import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from logging import INFO
@@ -188,7 +188,7 @@ def test_a_second_run_says_who_started_the_first_and_how_far_it_is(
     cli: Cli, database: str, instance: DagsterInstance, dagster_home: Path
 ) -> None:
     first = add_run(instance, tagged={"cleanup/by": "alice@bastion", "cleanup/reason": "the disk is full"})
-    far = "old_declines: windows, 40% of the table, 400 rows, 80 rows/s, about 8 s left"
+    far = "old_declines: windows, 40% done, 400 rows, 80 rows/s, about 8 s left"
     for message in (far, "something else"):
         entry = EventLogEntry(None, INFO, message, first, datetime.now(UTC).timestamp())  # type: ignore[no-untyped-call]  # Dagster's
         instance.handle_new_event(entry)
@@ -210,22 +210,62 @@ def test_status_says_who_started_a_run_that_is_on_why_and_how_far_it_is(
 ) -> None:
     tagged = {"cleanup/trigger": "manual", "cleanup/by": "alice@bastion", "cleanup/reason": "the disk is full"}
     run_id = add_run(instance, tagged=tagged)
-    far = "old_declines: windows, 40% of the table, 400 rows, 80 rows/s, about 8 s left"
+    far = "old_declines: windows, 40% done, 400 rows, 80 rows/s, about 8 s left"
     entry = EventLogEntry(None, INFO, far, run_id, datetime.now(UTC).timestamp())  # type: ignore[no-untyped-call]  # Dagster's
     instance.handle_new_event(entry)
     status = cli("status", DAGSTER_HOME=str(dagster_home), CLEANUP_UI_URL="https://dagster.internal")
     assert "alice@bastion: the disk is full" in status.out
     assert (
-        f"The run that is on is {run_id}, started by: alice@bastion (the disk is full). How far it is: {far}. "
+        f"Recorded as queued: {run_id}, started by: alice@bastion (the disk is full). How far it is: {far}. "
         f"https://dagster.internal/runs/{run_id}\n" in status.out
     )
 
 
-def test_where_a_package_is_missing_the_command_does_not_begin_and_names_it(database: str, tmp_path: Path) -> None:
-    (tmp_path / "rich.py").write_text("raise ModuleNotFoundError(\"No module named 'rich'\", name='rich')")
-    done = ended(start(["run", "--json"], {"CLEANUP_DATABASE_URL": database, "PYTHONPATH": f"{tmp_path}:{ROOT}"}))
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("rich", ["run", "--yes"]),
+        ("rich", ["status"]),
+        ("psycopg", ["plan", "--json"]),
+        ("psycopg", ["dev"]),
+        ("click", ["--help"]),
+    ],
+)
+def test_where_a_package_is_missing_the_command_does_not_begin_and_names_it(
+    database: str, tmp_path: Path, missing: str, command: list[str]
+) -> None:
+    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError('No module', name={missing!r})")
+    done = ended(start(command, {"CLEANUP_DATABASE_URL": database, "PYTHONPATH": f"{tmp_path}:{ROOT}"}))
     assert (done.code, done.out) == (2, "")
-    assert "A package can't be imported (rich): install cleanup-pipeline again" in done.err
+    assert f"A package can't be imported ({missing}): install cleanup-pipeline again" in done.err
+
+
+def test_where_dagsters_storage_is_missing_as_a_package_that_is_named(
+    database: str, dagster_home: Path, tmp_path: Path
+) -> None:
+    (dagster_home / "dagster.yaml").write_text(json.dumps({"storage": {"postgres": {"postgres_url": database}}}))
+    (tmp_path / "dagster_postgres.py").write_text("raise ModuleNotFoundError('No module', name='dagster_postgres')")
+    variables = {"CLEANUP_DATABASE_URL": database, "DAGSTER_HOME": str(dagster_home)}
+    done = ended(start(["run"], {**variables, "PYTHONPATH": f"{tmp_path}:{ROOT}"}))
+    assert done.code == 2
+    assert "A package can't be imported (dagster_postgres)" in done.err
+
+
+@pytest.mark.usefixtures("planted")
+def test_what_a_person_types_is_kept_from_terminals_and_from_the_storages_index(
+    cli: Cli, database: str, dagster_home: Path
+) -> None:
+    home = {"DAGSTER_HOME": str(dagster_home)}
+    odd = {"CLEANUP_DATABASE_URL": database, "LOGNAME": "b\udcffb\x1b[31m", **home}
+    done = ended(start(["run", "--rule", "old_declines", "--reason", "a\x1b]0;b\x07\u202e c"], odd))
+    assert done.code == 0
+    status = cli("status", **home)
+    mark = "\N{REPLACEMENT CHARACTER}"
+    assert f"b{mark}b{mark}[31m@{platform.node()}: a{mark}]0;b{mark}{mark} c" in status.out
+    long = cli("run", "--rule", "old_declines", "--reason", "x" * 501, **home)
+    assert (long.code, long.out) == (2, "")
+    assert "--reason has more than 500 characters" in long.err
+    assert cli("run", "--rule", "old_declines", "--reason", "\N{CAT FACE}" * 500, **home).code == 0
 
 
 @pytest.mark.usefixtures("planted")
@@ -250,7 +290,7 @@ def test_a_run_is_recorded_as_manual_with_its_reason(cli: Cli, instance: Dagster
     assert run.status.value == "SUCCESS"
     wanted = {
         "cleanup/trigger": "manual",
-        "cleanup/by": f"{getpass.getuser()}@{socket.gethostname()}",
+        "cleanup/by": f"{getpass.getuser()}@{platform.node()}",
         "cleanup/reason": "too many",
         "cleanup/allow_share": "0.8",
         "cleanup/outcome": "success",

@@ -13,7 +13,7 @@ from dagster import AssetKey, AssetMaterialization, AssetObservation, DagsterEve
 from cleanup_pipeline.defs import summary
 from cleanup_pipeline.defs.nights import NIGHTS, Night, clean_at, first_night, last_nights, picture, spark
 from cleanup_pipeline.demo.data import plant
-from cleanup_pipeline.rules import OLD_DECLINES, RULES
+from cleanup_pipeline.rules import OLD_DECLINES, ORPHANED_PROFILES, RULES
 from cleanup_pipeline.sweep.result import Result, Status
 from cleanup_pipeline_tests.defs.runs import metadata_of, run_job
 
@@ -44,7 +44,7 @@ def test_nights_are_read_from_the_event_log_with_gaps_and_failures(instance: Dag
     nights = declines(instance, Result("old_declines", Status.SUCCESS, 50, remaining=0))
     assert nights[-5:] == [Night(40, True), Night(), Night(7, False), Night(23, True), Night(50, True)]
     assert (len(nights), set(nights[:-5])) == (NIGHTS, {Night()})
-    assert spark(nights)[-5:] == "▇·✗▄█"
+    assert spark(nights)[-5:] == "▇·✗▆█"
 
 
 def test_a_night_counts_for_the_day_that_it_was_meant_for_and_nights_of_long_ago_are_left_out(
@@ -89,19 +89,17 @@ def test_the_run_ends_with_a_table_and_a_picture_on_its_last_event_alone(
     result = run_job(database, instance)
     preferences = metadata_of(result, "preferences")
     assert [line.split("|")[1:4] for line in preferences["summary"].splitlines()[2:]] == [
-        [" expired_sessions ", " success ", " 50 "],
-        [" old_declines ", " success ", " 50 "],
-        [" orphaned_fingerprints ", " success ", " 20 "],
-        [" orphaned_profiles ", " success ", " 10 "],
-        [" orphaned_preferences ", " success ", " 10 "],
+        [" expired_sessions ", " 50 ", " 0 "],
+        [" old_declines ", " 50 ", " 0 "],
+        [" orphaned_fingerprints ", " 20 ", " 0 "],
+        [" orphaned_profiles ", " 10 ", " 0 "],
+        [" orphaned_preferences ", " 10 ", " 0 "],
     ]
     # Longer ones hide behind a click.
     assert len(preferences["summary"]) < 1000
-    assert f"**old_declines** 50 (at most 50)\\\n{'·' * 29}█\n" in preferences["last_30_nights"]
-    assert preferences["last_30_nights"].startswith(
-        f"Rows cleaned a night, {first_night(NOW.date())} to {NOW.date()}. ·"
-    )
-    assert preferences["last_30_nights_picture"].startswith("![")
+    assert f"**old_declines** 50 (at most 50)\\\n{'·' * 29}█\n" in preferences["nights"]
+    assert preferences["nights"].startswith(f"Rows cleaned a night, {first_night(NOW.date())} to {NOW.date()}.\\\n· ")
+    assert preferences["nights_picture"].startswith("![")
     assert "summary" not in metadata_of(result, "declines")
 
 
@@ -119,7 +117,31 @@ def test_a_run_of_which_the_last_rule_is_refused_ends_with_a_summary_too(
         entry.get_dagster_event().event_specific_data.asset_observation  # type: ignore[union-attr]  # of that type
         for entry in instance.all_logs(result.run_id, of_type=DagsterEventType.ASSET_OBSERVATION)
     ]
-    assert "| orphaned_preferences | refused | 0 | ? |" in str(observed.metadata["summary"].value)
+    assert "| orphaned_preferences | 0 | ? | refused |" in str(observed.metadata["summary"].value)
+
+
+def test_a_rule_that_time_did_not_last_for_is_not_told_as_a_success() -> None:
+    result = Result("old_declines", affected=7)
+    assert summary.line([result]) == "old_declines: 7 rows (not to its end)"
+    assert "| old_declines | 7 | ? | not to its end | ? |" in summary.table([result])
+
+
+def test_a_rule_whose_step_died_before_it_began_is_told_as_such(
+    app: psycopg.Connection[Any], database: str, instance: DagsterInstance
+) -> None:
+    plant(app, 100)
+    config = {"ops": {"delete_orphaned_profiles": {"config": {"grace_minutes": -1}}}}
+    result = run_job(database, instance, config=config)
+    told = [
+        entry.user_message
+        for entry in instance.all_logs(result.run_id)
+        if entry.user_message.startswith("expired_sessions: 50 rows;")
+    ]
+    assert told == [
+        "expired_sessions: 50 rows; old_declines: 50 rows; orphaned_fingerprints: 20 rows; "
+        "orphaned_preferences: 10 rows; orphaned_profiles: never began"
+    ]
+    assert "| orphaned_profiles | 0 | ? | never began | ? |" in summary.table([], [ORPHANED_PROFILES])
 
 
 def test_a_summary_of_the_longest_rows_is_still_short_enough_to_be_shown_at_once() -> None:
@@ -141,5 +163,5 @@ def test_where_the_nights_can_not_be_read_the_table_is_told_all_the_same(
         raise ConnectionError
 
     monkeypatch.setattr(DagsterInstance, "fetch_materializations", gone)
-    found = summary.metadata([Result("old_declines", affected=3)], instance, "this run", NOW)
+    found = summary.metadata([Result("old_declines", affected=3)], [], instance, "this run", NOW)
     assert list(found) == ["summary"]

@@ -65,7 +65,7 @@ def test_a_stranger_finds_the_story_the_numbers_the_checks_and_the_nights(databa
         page.wait_for("RUN_FAILURE")
 
         pages.open_asset(page, server, "preferences")
-        page.wait_for("Rows cleaned a night, up to this one.")
+        page.wait_for("· nothing ran, ✗ no run carried it out to its end.")
         page.wait_for("✗")
         pages.open_last_nights(page, server, "preferences")
         drawn = "[...document.images].filter(i => i.src.startsWith('data:image/svg') && i.naturalWidth > 0).length"
