@@ -36,13 +36,15 @@ _SHORT_EACH = 8
 _REMEMBERED = 8
 _TELL = 2
 _MUCH = 1.5
+_SPREADS = 2.0
 
 
 class Stride:
     """A step's size, in pages or rows, adapted so that a step takes about `target_s` seconds.
 
     A step costs something fixed, whatever its size, and something for each unit. The fixed part alone must not make
-    steps small: a short step now and then bounds it, and at least half of the target is left for the units. Nor must
+    steps small: a short step now and then bounds it, and at least half of the target is left for the units; more, where
+    a far server's answers are late by more than that, now more and now less, as two short steps in time tell. Nor must
     what holds steps up, a busy machine above all: of the last few steps those that were in time tell what a size costs,
     since nothing makes a step shorter than its work. While steps are late each is half as long as the one before; once
     none of the last few was in time, their units are believed to be dear.
@@ -81,7 +83,7 @@ class Stride:
     def _fitting(self) -> int:
         """How many units fit into a step."""
         fixed_s = min([*self._short_s, *(seconds for _, seconds in self._last)]) if self._short_s else 0.0
-        limit_s = max(self.target_s, fixed_s + self.target_s / 2)
+        limit_s = max(self.target_s, fixed_s + max(self.target_s / 2, _SPREADS * self._spread_s))
         _, seconds = self._last[-1]
         self._late = self._late + 1 if seconds > _MUCH * limit_s else 0
 
@@ -94,6 +96,12 @@ class Stride:
         else:
             most = max(fitting(*step) for step in self._last)
         return max(1, min(int(most), 2 * self.full))
+
+    @property
+    def _spread_s(self) -> float:
+        """By how much the two shortest of the short steps differ."""
+        shortest = sorted(self._short_s)[:2]
+        return shortest[-1] - shortest[0] if shortest else 0.0
 
     def halve(self) -> None:
         """Learn that a step was too long to end at all."""

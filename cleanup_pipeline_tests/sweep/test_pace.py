@@ -21,10 +21,11 @@ def walk(
     first: int = 64,
     noise: float = 0.0,
     held_up: float = 0.0,
+    late_s: float = 0.0,
 ) -> list[tuple[int, float]]:
     """Sizes and seconds of so many steps that cost `fixed_s` and, at step `i`, `unit_s(i)` a unit.
 
-    That share of the steps is held up by 8 ms on average.
+    That share of the steps is held up by 8 ms on average, and each of four messages by `late_s`.
     """
     chance = random.Random(1)  # noqa: S311 -- noise, no secret
     stride = Stride(TARGET_S, first, LEAST_UNIT_S)
@@ -33,7 +34,8 @@ def walk(
         size = stride.size
         seconds = (fixed_s + size * unit_s(i)) * chance.lognormvariate(0, noise)
         delay = chance.expovariate(1 / 0.008) if chance.random() < held_up else 0.0
-        stride.took(size, seconds + delay)
+        late = sum(chance.expovariate(1 / late_s) for _ in range(4)) if late_s else 0.0
+        stride.took(size, seconds + delay + late)
         taken.append((size, seconds))
     return taken
 
@@ -56,6 +58,16 @@ def test_a_busy_machine_makes_steps_neither_small_nor_long(share: float) -> None
     taken = walk(0.001, lambda _: 16e-6, 2_000, noise=0.2, held_up=share)
     assert sum(size for size, _ in taken) / len(taken) > 10
     assert sum(seconds > 3 * TARGET_S for _, seconds in taken) < 0.01 * len(taken)
+
+
+@pytest.mark.parametrize(("fixed_s", "late_s"), [(0.002, 0.0002), (0.008, 0.0005), (0.08, 0.002)])
+def test_a_far_server_of_which_the_answers_come_now_sooner_now_later_makes_steps_neither_small_nor_long(
+    fixed_s: float, late_s: float
+) -> None:
+    taken = walk(fixed_s, lambda _: 5e-6, 2_000, late_s=late_s)
+    sizes = [size for size, _ in taken[200:]]
+    assert sum(sizes) / len(sizes) > 30
+    assert sum(5e-6 * size > 4 * late_s + 3 * TARGET_S for size in sizes) < 0.01 * len(sizes)
 
 
 def test_after_an_empty_stretch_few_steps_are_long() -> None:
