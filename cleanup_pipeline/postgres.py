@@ -30,6 +30,8 @@ _LEAST_CONNECT_TIMEOUT_S = 2  # libpq's own
 # A client that froze or vanished must not leave its locks behind for the hours that servers allow by default.
 IDLE_IN_TRANSACTION_TIMEOUT_S = 5.0
 _IDLE_SESSION_TIMEOUT = "8s"
+# What a server in the same network takes to answer, at most: it is no more than what asking costs ourselves.
+_NEAR_S = 0.0005
 _RECONNECT_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0)
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _TCP_USER_TIMEOUT_MS = 20_000
@@ -272,7 +274,8 @@ class Session:
 
     It may come back as another connection after a loss (`reconnect`): what lived in it, temporary tables and session
     locks, is then gone. `generation` counts the connections that there were, `written` the transactions that were
-    committed and had changed something.
+    committed and had changed something. `far_s` is for how many seconds a statement of ours is on its way to a server
+    that is far, and nobody works; 0 for a near one.
     """
 
     def __init__(self, database: Database, application_name: str = APPLICATION_NAME) -> None:
@@ -284,6 +287,7 @@ class Session:
         self.pooled = False
         self.server_version = 0
         self.deadlock_timeout_s = 1.0
+        self.far_s = 0.0
         self._search_path = ""
         self._waits = True
         self._begins: dict[tuple[Limits, bool, bool], bytes] = {}
@@ -312,6 +316,7 @@ class Session:
     def _open(self) -> _Connection:
         connection = self.database.open(self.application_name)
         try:
+            self.far_s = max(0.0, min(_answers_after_s(connection) for _ in range(2)) - _NEAR_S)
             (found,) = connection.execute(
                 """
                 select pg_catalog.current_setting('server_version_num')::int,
@@ -477,10 +482,18 @@ class Session:
         return {"committed": True, "aborted": False}.get(str(status))
 
 
+def _answers_after_s(connection: "psycopg.Connection[Row]") -> float:
+    """How long the server takes to answer where there is nothing to do."""
+    began = time.monotonic()
+    connection.execute("select")
+    return time.monotonic() - began
+
+
 class Transaction:
-    """What may be done within one transaction."""
+    """What may be done within one transaction. `asked` is how many statements there were."""
 
     def __init__(self, connection: "psycopg.Connection[Row]") -> None:
+        self.asked = 0
         self._connection = connection
         self._changed = False
 
@@ -515,6 +528,7 @@ class Transaction:
         return row
 
     def _execute(self, query: Query, parameters: Parameters, *, prepared: bool = False) -> psycopg.Cursor[Row]:
+        self.asked += 1
         # A raw cursor, since others would take a `%` in a table's name for a placeholder.
         return psycopg.RawCursor(self._connection).execute(query, parameters or None, prepare=prepared or None)
 

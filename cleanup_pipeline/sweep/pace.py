@@ -36,7 +36,9 @@ _SHORT_EACH = 8
 _REMEMBERED = 8
 _TELL = 2
 _MUCH = 1.5
+# For units there is left so many times what two short steps differ by, and so many targets at the most.
 _SPREADS = 2.0
+_MOST_TARGETS = 8.0
 
 
 class Stride:
@@ -83,7 +85,7 @@ class Stride:
     def _fitting(self) -> int:
         """How many units fit into a step."""
         fixed_s = min([*self._short_s, *(seconds for _, seconds in self._last)]) if self._short_s else 0.0
-        limit_s = max(self.target_s, fixed_s + max(self.target_s / 2, _SPREADS * self._spread_s))
+        limit_s = max(self.target_s, fixed_s + self._left_for_units_s)
         _, seconds = self._last[-1]
         self._late = self._late + 1 if seconds > _MUCH * limit_s else 0
 
@@ -98,10 +100,11 @@ class Stride:
         return max(1, min(int(most), 2 * self.full))
 
     @property
-    def _spread_s(self) -> float:
-        """By how much the two shortest of the short steps differ."""
+    def _left_for_units_s(self) -> float:
+        """How much of a step is left for its units at the least."""
         shortest = sorted(self._short_s)[:2]
-        return shortest[-1] - shortest[0] if shortest else 0.0
+        spread_s = shortest[-1] - shortest[0] if shortest else 0.0
+        return max(self.target_s / 2, min(_SPREADS * spread_s, _MOST_TARGETS * self.target_s))
 
     def halve(self) -> None:
         """Learn that a step was too long to end at all."""

@@ -27,6 +27,7 @@ from cleanup_pipeline.sweep.statements import WITH_HELP, Blocks, Everything, Par
 # Reconnecting so often within one sweep, something else is wrong.
 MOST_RECONNECTS = 10
 _LONGEST_REST_S = 1.0
+_BEGIN_AND_COMMIT = 2
 _PATIENCE_S = 10.0
 _LOCKED_PAUSE_S = 0.2
 _SHORT = Limits(statement_s=10.0)
@@ -176,21 +177,21 @@ class Reader:
                 stride.halve()
                 self.rest(self._pace.snapshot_s)
                 continue
-            outcome, working_s = read
+            outcome, working_s, asked = read
             stride.took(part.end - part.first, working_s)
             first = part.end
             # Before it is told: who has learnt enough reads no further.
-            self.rest(working_s, time.monotonic() - began - working_s)
+            self.rest(working_s, time.monotonic() - began - working_s, asked)
             yield part, outcome
 
     def _slice(
         self, leaf: Leaf, blocks: Blocks, work: Callable[[Transaction, Leaf, Blocks], T], *, judged: bool
-    ) -> tuple[T, float] | None:
-        """What `work` found, and the seconds that it took; None where a snapshot may not be held for so long."""
+    ) -> tuple[T, float, int] | None:
+        """What `work` found, in how many seconds and statements; None where a snapshot may not be held for so long."""
 
-        def timed(transaction: Transaction) -> tuple[T, float]:
+        def timed(transaction: Transaction) -> tuple[T, float, int]:
             began = time.monotonic()
-            return work(transaction, leaf, blocks), time.monotonic() - began
+            return work(transaction, leaf, blocks), time.monotonic() - began, transaction.asked
 
         try:
             return self.once(timed, Limits(statement_s=self._pace.snapshot_s), judged=judged)
@@ -202,9 +203,14 @@ class Reader:
                 f"Reading one page of {leaf.table} took longer than {self._pace.snapshot_s:.0f} s (statement_timeout)."
             ) from None
 
-    def rest(self, working_s: float, waiting_s: float = 0.0) -> None:
-        """Rest after a transaction that worked, and waited for the disk, so long. Raises `InterruptedSweepError`."""
+    def rest(self, working_s: float, waiting_s: float = 0.0, asked: int = 0) -> None:
+        """Rest after a transaction that worked so long in `asked` statements, and waited for the disk besides.
+
+        A far server rests while a statement is on its way. Raises `InterruptedSweepError`.
+        """
         if self._pace.rest:
+            working_s = max(0.0, working_s - asked * self._session.far_s)
+            waiting_s = max(0.0, waiting_s - _BEGIN_AND_COMMIT * self._session.far_s)
             self.pause(self._pace.rest * working_s + waiting_s)
         self.check_stop()
 

@@ -104,6 +104,7 @@ class Writer:
         self.why_spoilt = ""
         # How long statements took, without the commits: these wait for the disk, and smaller windows would not help.
         self.working_s = 0.0
+        self.asked = 0
         self.held_up_others = False
         self._next_look = 0.0
         self._surprises: dict[int, bytes] = {}
@@ -228,6 +229,7 @@ class Writer:
                         affected = transaction.change(statement, scope.parameters)
                     self._before_commit(transaction, leaf, affected)
                     self.working_s += time.monotonic() - started
+                    self.asked += transaction.asked
             except LostConnectionError as lost:
                 self._reconnect(lost)
                 if not isinstance(lost, CommitInDoubtError) or not self._reader.was_committed(lost):

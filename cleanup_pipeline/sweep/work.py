@@ -140,7 +140,8 @@ class Work:
 
     def rest(self, share: float, working_s: float, waiting_s: float) -> Iterator[float]:
         """Rest after a window; gives `share` again each second that somebody is waited for."""
-        self.reader.rest(working_s, waiting_s)
+        asked, self.writer.asked = self.writer.asked, 0
+        self.reader.rest(working_s, waiting_s, asked)
         for reason in self._backoff.hold_back(working_s):
             self._held_back = reason
             yield share

@@ -36,3 +36,21 @@ def test_at_full_speed_alone_a_table_is_read_as_a_whole_and_by_more_than_one_pro
     assert seen[-1][0] == 1.0
     assert {how for _, how in seen} == {(as_a_whole, "1" if as_a_whole else "0")}
     assert (len(seen) == 1) == as_a_whole
+
+
+@pytest.mark.parametrize(
+    ("far_s", "rest_s"),
+    [(0.0, 4 * 0.035 + 0.025), (0.01, 4 * 0.005 + 0.005), (0.02, 0.0)],
+    ids=["near", "far", "farther than was believed"],
+)
+def test_a_far_server_rests_while_a_statement_is_on_its_way(database: str, far_s: float, rest_s: float) -> None:
+    rested = []
+
+    class Watched(Reader):
+        def pause(self, seconds: float) -> None:
+            rested.append(seconds)
+
+    with session_on(database) as session:
+        session.far_s = far_s
+        Watched(session, DEFAULT, threading.Event()).rest(0.035, 0.025, asked=3)
+    assert rested == [pytest.approx(rest_s)]
