@@ -21,7 +21,7 @@ from cleanup_pipeline.sweep.target import Target
 from cleanup_pipeline.sweep.work import Options, statements_for
 
 # Rough, measured at the default pace, rests included, on two cores: to read a page, to judge a row, and to clean one.
-_PAGE_S, _JUDGE_S = 50e-6, 20e-6
+_PAGE_S, _JUDGE_S = 50e-6, 40e-6
 _CLOSE_S, _DELETE_S, _ORPHAN_S = 230e-6, 40e-6, 100e-6
 
 
