@@ -77,7 +77,7 @@ def bars(nights: Nights, last: date) -> str:
     """Rows cleaned a night, in Markdown: a line of bars below each rule's name, which a narrow column has room for."""
     told = [f"**{name}** {_scale(of_rule)}\\\n{spark(of_rule)}" for name, of_rule in nights.items()]
     first = first_night(last)
-    return "\n\n".join([f"Rows cleaned a night, {first} to {last}.\\\n{LEGEND}", *told])
+    return "\n\n".join([f"Rows cleaned a night, {first} to {last}, by their square roots.\\\n{LEGEND}", *told])
 
 
 def _scale(nights: Sequence[Night]) -> str:

@@ -23,9 +23,9 @@ class Pace:
 # What the app feels is the length of a writing transaction. With windows of about 2 ms and a rest of four times that,
 # its p99 stayed at 1.2 to 1.6 of what it is alone; windows of 50 to 200 ms, with whatever rest, made it 5 to 15. Slices
 # of 5 ms, in which one of two cores is busy with reading, made it 1.8. The faster a machine answers the app, the more a
-# window is: where the p99 alone was 1 ms, windows of 1 ms and slices of 1.5 ms made it 1.7, those here 1.1. To begin and
-# to end a transaction takes another millisecond after a rest, in which nobody works: slices that counted it, and rested
-# for it, took twice as long.
+# window is: where the p99 alone was 1 ms, windows of 1 ms and slices of 1.5 ms made it 1.7, those here 1.1. To begin
+# and to end a transaction takes another millisecond after a rest, in which nobody works: slices that counted it, and
+# rested for it, took twice as long.
 DEFAULT = Pace("default", window_s=0.0007, slice_s=0.001, rest=4.0, snapshot_s=1.0)
 FULL_SPEED = Pace("full speed", window_s=0.1, slice_s=30.0, rest=0.0, snapshot_s=30.0)
 

@@ -98,7 +98,9 @@ def test_the_run_ends_with_a_table_and_a_picture_on_its_last_event_alone(
     # Longer ones hide behind a click.
     assert len(preferences["summary"]) < 1000
     assert f"**old_declines** 50 (at most 50)\\\n{'·' * 29}█\n" in preferences["nights"]
-    assert preferences["nights"].startswith(f"Rows cleaned a night, {first_night(NOW.date())} to {NOW.date()}.\\\n· ")
+    assert preferences["nights"].startswith(
+        f"Rows cleaned a night, {first_night(NOW.date())} to {NOW.date()}, by their square roots.\\\n· "
+    )
     assert preferences["nights_picture"].startswith("![")
     assert "summary" not in metadata_of(result, "declines")
 
