@@ -414,7 +414,10 @@ class Session:
             raise LostConnectionError(str(error)) from None
         connection.patience_s = limits.statement_s + _SILENCE_S
         try:
+            began = time.monotonic()
             connection.execute(self._begin(limits, writes=writes, rows=rows))
+            # No statement is faster than its way: a near server that was busy when we connected is soon known as near.
+            self.far_s = min(self.far_s, max(0.0, time.monotonic() - began - _NEAR_S))
             transaction = Transaction(connection)
             yield transaction
             xid = transaction.xid() if writes else None

@@ -149,7 +149,11 @@ def _answer(name: str, request: Request, if_interrupted: Callable[[], Answer]) -
             answer: Answer = watch.over(lambda: _work(name, request, streams, watch))
         finally:
             interrupts.last_words = nothing
-        return tell(answer, streams, as_json=request.as_json)
+        try:
+            return tell(answer, streams, as_json=request.as_json)
+        except ImportError as error:  # too late for code 2: something may have been touched
+            streams.err.line(f"The report can't be shown. {what_is_missing(error)}")
+            return answer.code or ExitCode.FAILED
 
 
 def _work(name: str, request: Request, streams: Streams, watch: Watch) -> Answer:

@@ -44,7 +44,7 @@ def dev(host: str, port: int) -> None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cleanup-")))
             workspace = make_home(home)
             os.environ.setdefault("DAGSTER_HOME", str(home))
-            os.environ.setdefault("CLEANUP_UI_URL", f"http://{host}:{port}")
+            os.environ.setdefault("CLEANUP_UI_URL", _address(host, port))
             _serve_what_is_missing(stack)
             sys.exit(_run_dagster(workspace, host, port))
     except DemoUnavailableError as unavailable:
@@ -53,6 +53,12 @@ def dev(host: str, port: int) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _address(host: str, port: int) -> str:
+    """Where the UI is found from this machine, if it listens there."""
+    seen = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- what was asked for; nothing is bound
+    return f"http://[{seen}]:{port}" if ":" in seen else f"http://{seen}:{port}"
 
 
 def _see_that_the_port_is_free(host: str, port: int) -> None:
@@ -125,11 +131,11 @@ def _run_dagster(workspace: Path, host: str, port: int) -> int:
 
     modules = (("dagster_webserver", "-h", host, "-p", str(port)), ("dagster._daemon", "run"))
     # Each in a session of its own: Ctrl-C reaches us alone, and each of them once.
-    processes = [
-        subprocess.Popen([sys.executable, "-m", *module, "-w", str(workspace)], start_new_session=True)  # noqa: S603 -- our own arguments
-        for module in modules
-    ]
+    processes = []
     try:
+        for module in modules:
+            command = [sys.executable, "-m", *module, "-w", str(workspace)]
+            processes.append(subprocess.Popen(command, start_new_session=True))  # noqa: S603 -- our own arguments
         while all(process.poll() is None for process in processes):
             time.sleep(_LOOK_S)
         click.echo("Dagster's webserver or daemon has ended; see above.", err=True)

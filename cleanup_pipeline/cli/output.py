@@ -11,10 +11,15 @@ _STDOUT, _STDERR = 1, 2
 _USUAL_WIDTH = 80
 
 
+# They are part of words, in Persian say, and of some emoji.
+_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+
+
 def legible(text: str) -> str:
     """`text` on one line, with nothing in it that a terminal would obey or hide."""
     return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in " ".join(text.split())
+        character if character.isprintable() or character in _JOINERS else "\N{REPLACEMENT CHARACTER}"
+        for character in " ".join(text.split())
     )
 
 

@@ -98,6 +98,7 @@ def _drawn(headings: Sequence[str], rows: Sequence[Row], stream: Stream) -> str:
         force_terminal=stream.can_draw,
         no_color=not stream.can_draw or bool(os.environ.get("NO_COLOR")),
         legacy_windows=False,
+        emoji=False,
     ).print(drawn)
     return "".join(f"{line.rstrip()}\n" for line in page.getvalue().splitlines())
 

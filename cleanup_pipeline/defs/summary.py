@@ -34,7 +34,7 @@ def line(results: Sequence[Result], never_began: Sequence[Rule] = ()) -> str:
 
 
 def ended(result: Result) -> str:
-    """How a rule ended, in a word or two: one that the run's time or rows did not last for did not succeed."""
+    """How a rule ended, in a word or two: one that the run's time did not last for is no success."""
     return result.status.value if result.status is not Status.SUCCESS or is_complete(result) else "not to its end"
 
 

@@ -76,7 +76,8 @@ class DayRun:
 
 def page_of(run_id: str, ui_url: str) -> str:
     """The run's page in the UI. A login that stands in its address is nobody's who reads the link."""
-    return f"{re.sub(r'(?<=//)[^/]*@', '', ui_url.rstrip('/'))}/runs/{run_id}"
+    # Rather too much is cut than too little: a password may hold any character.
+    return f"{re.sub(r'^([a-z]+:/+)?.*@', lambda found: found[1] or '', ui_url.strip().rstrip('/'))}/runs/{run_id}"
 
 
 def _iso(instant: datetime | None) -> str | None:

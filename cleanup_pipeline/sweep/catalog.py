@@ -325,6 +325,19 @@ class Catalog:
         )
         return rows, size
 
+    def counted_rows(self, oids: list[int]) -> int | None:
+        """How many rows the statistics count by now; None where vacuum or analyze gave them nothing to count from."""
+        ((rows, are_counted),) = self._rows(
+            """
+            select sum(n_live_tup)::bigint,
+                   bool_and(coalesce(last_vacuum, last_autovacuum, last_analyze, last_autoanalyze) is not null)
+            from pg_stat_user_tables
+            where relid = any({oids}::bigint[]::oid[])
+            """,
+            oids=oids,
+        )
+        return int(rows) if are_counted else None
+
     def dead_rows(self, oids: list[int]) -> tuple[int, int]:
         """How many dead and live rows the statistics know of."""
         ((dead, live),) = self._rows(

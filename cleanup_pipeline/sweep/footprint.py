@@ -18,10 +18,15 @@ _COUNT_NOW = sql.SQL("select pg_catalog.pg_stat_force_next_flush()")
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """A table's columns, its rows as the planner estimates them, and its bytes with indexes and TOAST."""
+    """A table's columns, its rows, and its bytes with indexes and TOAST.
+
+    `rows` is what vacuum or analyze last estimated, `counted` what the statistics have counted on from there; None:
+    they have not.
+    """
 
     columns: dict[str, Column]
     rows: int
+    counted: int | None
     size: int
 
 
@@ -36,8 +41,9 @@ def measure(session: Session, rule: Rule) -> Footprint | None:
             relation = catalog.relation(rule.table)
             if relation is None:
                 return None
-            rows, size = catalog.size([leaf.oid for leaf in catalog.leaves(relation)])
-            return Footprint(relation.columns, rows, size)
+            oids = [leaf.oid for leaf in catalog.leaves(relation)]
+            rows, size = catalog.size(oids)
+            return Footprint(relation.columns, rows, catalog.counted_rows(oids), size)
     except (CleanupError, psycopg.Error):
         return None
 
@@ -45,6 +51,9 @@ def measure(session: Session, rule: Rule) -> Footprint | None:
 def rows_left(before: Footprint | None, after: Footprint, deleted: int) -> int:
     """How many rows a table has after `deleted` were deleted from it, by the server's estimates around that.
 
-    An estimate is of when vacuum or analyze last looked. Where it is still the same, what was deleted is still in it.
+    An estimate is of when vacuum or analyze last looked. Where nobody has counted since, as in statistics that were
+    lost, and it is still the same, what was deleted is still in it.
     """
+    if after.counted is not None:
+        return after.counted
     return max(0, before.rows - deleted) if before and before.rows == after.rows else after.rows

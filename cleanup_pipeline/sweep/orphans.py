@@ -136,7 +136,7 @@ class OrphanedRows:
         ceiling = work.result.affected + orphans
         for leaf in work.target.leaves:
             pages = work.reader.pages(work.statements, leaf)
-            stride = page_stride(work.options.pace)
+            stride = page_stride(work.options.pace, work.reader.far_s)
             first = 0
             while first < pages and not work.options.budget.spent and work.result.affected < ceiling:
                 blocks = Blocks(first, min(first + stride.size, pages))

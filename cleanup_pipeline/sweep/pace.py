@@ -53,12 +53,14 @@ class Stride:
     since nothing makes a step shorter than its work. While steps are late each is half as long as the one before; once
     none of the last few was in time, their units are believed to be dear.
 
-    The size at most doubles, and a unit is never trusted to cost less than `floor_s`: after an empty stretch of the
-    table, where a page costs next to nothing, the next full one must not make a long step.
+    `far_s` is how long a statement is on its way to a far server. The size at most doubles, and a unit is never trusted
+    to cost less than `floor_s`: after an empty stretch of the table, where a page costs next to nothing, the next full
+    one must not make a long step.
     """
 
-    def __init__(self, target_s: float, first: int, floor_s: float) -> None:
+    def __init__(self, target_s: float, first: int, floor_s: float, far_s: float = 0.0) -> None:
         self.target_s = target_s
+        self._far_s = far_s
         self._floor_s = floor_s
         self.full = first
         self._steps = 0
@@ -106,7 +108,7 @@ class Stride:
         """How much of a step is left for its units at the least."""
         shortest = sorted(self._short_s)[:2]
         spread_s = shortest[-1] - shortest[0] if shortest else 0.0
-        return max(self.target_s / 2, min(_SPREADS * spread_s, _MOST_TARGETS * self.target_s))
+        return max(self.target_s / 2, min(_SPREADS * spread_s, self._far_s, _MOST_TARGETS * self.target_s))
 
     def halve(self) -> None:
         """Learn that a step was too long to end at all."""

@@ -70,6 +70,11 @@ class Reader:
         self._reconnects = 0
         self._judged_in = 0
 
+    @property
+    def far_s(self) -> float:
+        """How long a statement is on its way, where the server is far."""
+        return self._session.far_s
+
     def once(
         self, work: Callable[[Transaction], T], limits: Limits = _SHORT, *, judged: bool = False, writes: bool = False
     ) -> T:
@@ -153,6 +158,7 @@ class Reader:
             self._pace.snapshot_s if at_once else self._pace.slice_s,
             first=max(pages, 1) if at_once else PAGES_AT_FIRST,
             floor_s=LEAST_PAGE_S,
+            far_s=self.far_s,
         )
         for blocks, outcome in self.read(leaf, Blocks(0, pages), on, stride, judged=judged):
             yield blocks.end / pages, outcome

@@ -34,9 +34,9 @@ _NEAR = 4
 _LONGEST_LOOK_S = 0.2
 
 
-def page_stride(pace: Pace, first: int = 1) -> Stride:
+def page_stride(pace: Pace, far_s: float, first: int = 1) -> Stride:
     """How many pages a window covers. It begins with few: what their rows cost is not known."""
-    return Stride(pace.window_s, first, _LEAST_WRITTEN_PAGE_S)
+    return Stride(pace.window_s, first, _LEAST_WRITTEN_PAGE_S, far_s)
 
 
 class Walk:
@@ -58,9 +58,10 @@ class Walk:
         if not (statements.target.triggers or statements.target.scanned_pages):
             fitting_s = max(_LEAST_WRITTEN_PAGE_S, _ROW_S * self._rows_a_page)
             at_first = max(1, int(pace.window_s / fitting_s))
-        self._pages = page_stride(pace, at_first)
-        self._rows = Stride(pace.window_s, max(1, round(_MUCH * pace.window_s / _ROW_S)), _LEAST_ROW_S)
-        self._looks = Stride(min(pace.slice_s, _LONGEST_LOOK_S), first=PAGES_AT_FIRST, floor_s=LEAST_PAGE_S)
+        far_s = reader.far_s
+        self._pages = page_stride(pace, far_s, at_first)
+        self._rows = Stride(pace.window_s, max(1, round(_MUCH * pace.window_s / _ROW_S)), _LEAST_ROW_S, far_s)
+        self._looks = Stride(min(pace.slice_s, _LONGEST_LOOK_S), PAGES_AT_FIRST, LEAST_PAGE_S, far_s)
         self._patience = self._idle = _IDLE_WINDOWS
         self._row_s = _ROW_S
         self._last = deque[tuple[int, int]](maxlen=_REMEMBERED)  # windows: rows changed, of so many pages
@@ -110,7 +111,7 @@ class Walk:
             self._first = window.first
             self._is_dear |= is_dear
             if pages > 1:
-                self._pages = page_stride(self._pace)
+                self._pages = page_stride(self._pace, self._reader.far_s)
                 self._changed, self._seconds = 0, 0.0
             return
         # A trigger may keep the very rows that were picked: what else there is is taken without picking.

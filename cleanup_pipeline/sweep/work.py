@@ -182,4 +182,4 @@ class Work:
         first = _DEAR_ROWS_AT_FIRST
         if not (self.target.triggers or self.target.scanned_pages):
             first = max(first, round(target_s * _ROWS_AT_FIRST_PER_S))
-        return Stride(target_s, first, _LEAST_ROW_S)
+        return Stride(target_s, first, _LEAST_ROW_S, self.reader.far_s)

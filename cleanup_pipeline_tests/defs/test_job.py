@@ -82,9 +82,12 @@ def rows_in(app: psycopg.Connection) -> list[int]:
 )
 def test_the_row_count_is_what_the_run_has_left(app: psycopg.Connection, database: str, before: str) -> None:
     plant(app, 200)
+    app.execute("select pg_stat_force_next_flush()")  # as at a session's end
     for statement in before.split("; "):
         app.execute(statement.encode())
     assert row_counts(run_job(database)) == rows_in(app)
+    if "reset" not in before:  # where the server does not count, a later run knows of its own deletions alone
+        assert row_counts(run_job(database)) == rows_in(app)
 
 
 def test_the_steps_run_in_the_order_of_the_rules(planted: str) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from cleanup_pipeline.gate.decision import Decision, decide
-from cleanup_pipeline.gate.runs import DayRun, RunStatus
+from cleanup_pipeline.gate.runs import DayRun, RunStatus, page_of
 from cleanup_pipeline.gate.settings import Settings
 from cleanup_pipeline.gate.signals import Signal, Source, State
 
@@ -751,3 +751,17 @@ def test_the_json_is_the_one_that_is_promised() -> None:
         "signal": at,
         "signals": [at],
     }
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://dagster.internal/", "https://dagster.internal"),
+        (" http://[::1]:3000/path ", "http://[::1]:3000/path"),
+        ("https://me:secret@dagster.internal", "https://dagster.internal"),
+        ("https://me:sec/r@et@dagster.internal:3000", "https://dagster.internal:3000"),
+        ("me:secret@dagster.internal", "dagster.internal"),
+    ],
+)
+def test_a_link_to_a_run_has_no_login(address: str, shown: str) -> None:
+    assert page_of("the-run", address) == f"{shown}/runs/the-run"

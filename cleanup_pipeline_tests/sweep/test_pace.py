@@ -28,7 +28,7 @@ def walk(
     That share of the steps is held up by 8 ms on average, and each of four messages by `late_s`.
     """
     chance = random.Random(1)  # noqa: S311 -- noise, no secret
-    stride = Stride(TARGET_S, first, LEAST_UNIT_S)
+    stride = Stride(TARGET_S, first, LEAST_UNIT_S, far_s=fixed_s if late_s else 0.0)
     taken = []
     for i in range(steps):
         size = stride.size

@@ -5,7 +5,7 @@ import threading
 import psycopg
 import pytest
 
-from cleanup_pipeline.postgres import Transaction
+from cleanup_pipeline.postgres import Limits, Transaction
 from cleanup_pipeline.rules import OLD_DECLINES
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED, LOOKING, Pace
@@ -54,3 +54,13 @@ def test_a_far_server_rests_while_a_statement_is_on_its_way(database: str, far_s
         session.far_s = far_s
         Watched(session, DEFAULT, threading.Event()).rest(0.035, 0.025, asked=3)
     assert rested == [pytest.approx(rest_s)]
+
+
+def test_a_near_server_that_was_busy_when_we_connected_is_near_by_its_first_timely_answer(database: str) -> None:
+    with session_on(database) as session:
+        session.connect()
+        session.far_s = 3600.0
+        for _ in range(100):
+            with session.transaction(Limits(statement_s=1.0)):
+                pass
+        assert session.far_s < 0.1
