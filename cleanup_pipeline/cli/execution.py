@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from dagster import DagsterInstance, ExecuteInProcessResult
@@ -75,7 +75,7 @@ def execute(request: Request, instance: DagsterInstance, observed: Observed) -> 
             resources={"observer": observed},
         )
     except Exception as error:
-        _record_as_failed(instance, request.run_id)
+        _is_recorded_in_time(_record_as_failed, instance, request.run_id)
         return observed.report(_without_result(request, observed, {}, bug(error)))
     remarks = [] if outcome.success or _told(observed) else ["Dagster could not record the end of the run."]
     remarks += _of_runs_met(instance, observed)
@@ -87,16 +87,22 @@ def ended_at_once(instance: DagsterInstance, observed: Observed) -> Report:
     if not observed.recorded:
         return observed.so_far()
     run_id = observed.request.run_id
-    # A storage that does not answer must not keep anybody who wants out.
-    recording = threading.Thread(target=_record_as_canceled, args=(instance, run_id), daemon=True)
-    recording.start()
-    recording.join(_RECORDING_TAKES_S)
-    if not recording.is_alive():
+    if _is_recorded_in_time(_record_as_canceled, instance, run_id):
         return observed.so_far()
     return observed.so_far(
         f"Dagster's storage did not take the end of run {run_id}: it is listed as running until Dagster's run "
         "monitoring ends it, or Terminate in the UI does."
     )
+
+
+def _is_recorded_in_time(
+    record: Callable[[DagsterInstance, str], None], instance: DagsterInstance, run_id: str
+) -> bool:
+    """Whether the storage took a run's end soon: one that does not answer must not keep anybody who wants out."""
+    recording = threading.Thread(target=record, args=(instance, run_id), daemon=True)
+    recording.start()
+    recording.join(_RECORDING_TAKES_S)
+    return not recording.is_alive()
 
 
 def _record_as_canceled(instance: DagsterInstance, run_id: str) -> None:

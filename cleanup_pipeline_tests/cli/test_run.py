@@ -14,7 +14,7 @@ from dagster import DagsterInstance, EventLogEntry
 from psycopg import Connection
 
 from cleanup_pipeline.cli import run as run_module
-from cleanup_pipeline.cli.execution import Observed
+from cleanup_pipeline.cli.execution import Observed, _is_recorded_in_time, _record_as_failed
 from cleanup_pipeline.postgres import Database, Session
 from cleanup_pipeline.sweep import lock, reader
 from cleanup_pipeline.sweep.result import Progress
@@ -183,6 +183,21 @@ def test_a_rule_that_another_sweep_holds_is_skipped(cli: Cli, database: str) -> 
     assert "old_declines was skipped" in done.err
 
 
+def log(instance: DagsterInstance, run_id: str, message: str) -> None:
+    """Have a step of the run log a message."""
+    entry = EventLogEntry(None, INFO, message, run_id, datetime.now(UTC).timestamp())  # type: ignore[no-untyped-call]  # Dagster's
+    instance.handle_new_event(entry)
+
+
+def test_a_run_that_was_recorded_but_could_not_begin_ends_as_failed_and_one_that_ended_stays(
+    instance: DagsterInstance,
+) -> None:
+    begun, ended_well = add_run(instance), add_run(instance, events={"success": "04:00"})
+    for run_id in (begun, ended_well):
+        assert _is_recorded_in_time(_record_as_failed, instance, run_id)
+    assert [instance.get_run_by_id(run_id).status.value for run_id in (begun, ended_well)] == ["FAILURE", "SUCCESS"]  # type: ignore[union-attr]  # both were added
+
+
 @pytest.mark.usefixtures("planted")
 def test_a_second_run_says_who_started_the_first_and_how_far_it_is(
     cli: Cli, database: str, instance: DagsterInstance, dagster_home: Path
@@ -190,8 +205,7 @@ def test_a_second_run_says_who_started_the_first_and_how_far_it_is(
     first = add_run(instance, tagged={"cleanup/by": "alice@bastion", "cleanup/reason": "the disk is full"})
     far = "old_declines: windows, 40% done, 400 rows, 80 rows/s, about 8 s left"
     for message in (far, "something else"):
-        entry = EventLogEntry(None, INFO, message, first, datetime.now(UTC).timestamp())  # type: ignore[no-untyped-call]  # Dagster's
-        instance.handle_new_event(entry)
+        log(instance, first, message)
     with Session(Database.parse(database), f"cleanup_pipeline {first}") as other:
         assert lock.hold(other, "old_declines")
         done = cli(
@@ -211,8 +225,7 @@ def test_status_says_who_started_a_run_that_is_on_why_and_how_far_it_is(
     tagged = {"cleanup/trigger": "manual", "cleanup/by": "alice@bastion", "cleanup/reason": "the disk is full"}
     run_id = add_run(instance, tagged=tagged)
     far = "old_declines: windows, 40% done, 400 rows, 80 rows/s, about 8 s left"
-    entry = EventLogEntry(None, INFO, far, run_id, datetime.now(UTC).timestamp())  # type: ignore[no-untyped-call]  # Dagster's
-    instance.handle_new_event(entry)
+    log(instance, run_id, far)
     status = cli("status", DAGSTER_HOME=str(dagster_home), CLEANUP_UI_URL="https://dagster.internal")
     assert "alice@bastion: the disk is full" in status.out
     assert (
