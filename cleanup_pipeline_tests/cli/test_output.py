@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import termios
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
@@ -227,15 +228,19 @@ def in_terminal(
     )
     os.close(slave)
     os.write(master, typed)
+    shown = all_shown_on(master)
+    assert process.wait(60) == code
+    assert "Traceback" not in shown
+    return shown
+
+
+def all_shown_on(master: int) -> str:
+    """What a pseudo-terminal was given, piece by piece as it comes, until its other side is closed."""
     shown = b""
-    try:
+    with suppress(OSError):  # the other side is closed
         while read := os.read(master, 65536):
             shown += read
-    except OSError:
-        pass  # the terminal's other side is closed
     os.close(master)
-    assert process.wait(60) == code
-    assert b"Traceback" not in shown
     return shown.decode()
 
 
@@ -263,9 +268,8 @@ def test_a_bar_has_room_for_its_rules_name_and_numbers_and_is_full_at_the_end(
     bars = Bars(Stream(theirs, "utf-8"), observed)
     bars.show()
     bars.close()
-    shown = os.read(ours, 65536).decode()
-    os.close(ours)
     os.close(theirs)
+    shown = all_shown_on(ours)
     assert re.search(r"orphaned_fingerprints ━{10,20} 1,234,567 rows in 0\.50 s", shown)
     assert re.search(r"orphaned_preferences  ━{4,9}[╸╺ ]? +45%, 12,345,678 rows, 10,005/s, 1,508 s left", shown)
     assert "…" not in shown
