@@ -274,13 +274,14 @@ class Session:
 
     It may come back as another connection after a loss (`reconnect`): what lived in it, temporary tables and session
     locks, is then gone. `generation` counts the connections that there were, `written` the transactions that were
-    committed and had changed something. `far_s` is for how many seconds a statement of ours is on its way to a server
-    that is far, and nobody works; 0 for a near one.
+    committed and had changed something; `backend_pid` is the server's process behind the connection. `far_s` is for how
+    many seconds a statement of ours is on its way to a server that is far, and nobody works; 0 for a near one.
     """
 
     def __init__(self, database: Database, application_name: str = APPLICATION_NAME) -> None:
         self.database = database
         self.application_name = application_name
+        self.backend_pid = 0
         self.generation = 0
         self.written = 0
         self.held_locks: set[str] = set()
@@ -292,6 +293,7 @@ class Session:
         self._waits = True
         self._begins: dict[tuple[Limits, bool, bool], bytes] = {}
         self._connection: _Connection | None = None
+        self._second: Session | None = None
 
     def __enter__(self) -> "Session":
         return self
@@ -331,10 +333,10 @@ class Session:
             raise UnreachableError(
                 f"The database {self.database} broke the connection off: {explain(error)}."
             ) from None
-        self.server_version, backend_pid, self._search_path, synchronous, self.deadlock_timeout_s = found
+        self.server_version, self.backend_pid, self._search_path, synchronous, self.deadlock_timeout_s = found
         self._waits = synchronous not in ("off", "local")
         # A pooler gives its clients a process id of its own making.
-        self.pooled = backend_pid != connection.info.backend_pid
+        self.pooled = self.backend_pid != connection.info.backend_pid
         if not self.pooled:
             connection.prepare_threshold = sys.maxsize  # what asks for it, and nothing else
             if self.server_version >= 140000:
@@ -381,8 +383,15 @@ class Session:
         if connection is not None:
             connection.close()
 
+    def second(self) -> "Session":
+        """Another one to the same database, for a thread beside: whatever cuts this one short cuts that one too."""
+        self._second = Session(self.database, self.application_name)
+        return self._second
+
     def cancel(self) -> None:
         """Ask the server to cancel the statement under way; may be called from another thread."""
+        if self._second is not None:
+            self._second.cancel()
         connection = self._connection
         if connection is not None and not connection.closed:
             try:
@@ -392,6 +401,8 @@ class Session:
 
     def abandon(self) -> None:
         """Cut the connection, where the server does not even answer a cancel; may be called from another thread."""
+        if self._second is not None:
+            self._second.abandon()
         connection = self._connection
         if connection is not None and not connection.closed:
             with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as wire:

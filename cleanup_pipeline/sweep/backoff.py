@@ -50,6 +50,11 @@ class Backoff:
             self._reader.pause(_LOOK_EVERY_S)
             self._waited_s += _LOOK_EVERY_S
 
+    def take_over(self, other: "Backoff") -> None:
+        """Count what another has waited beside as well."""
+        self._waited_for += other._waited_for
+        self._waited_s = max(self._waited_s, other._waited_s)
+
     def notes(self) -> Iterator[str]:
         """What there was to wait for."""
         if self._waited_for:

@@ -14,10 +14,11 @@ from cleanup_pipeline.sweep.moment import earliest
 from cleanup_pipeline.sweep.reader import CandidatesLostError
 from cleanup_pipeline.sweep.result import Progress
 from cleanup_pipeline.sweep.statements import ANALYZE_CANDIDATES, LAST_CANDIDATE, NO_CANDIDATE, Blocks
-from cleanup_pipeline.sweep.walk import Walk
+from cleanup_pipeline.sweep.walk import Sections, write_windows
 from cleanup_pipeline.sweep.window import Leftovers
 from cleanup_pipeline.sweep.witness import Witness
 from cleanup_pipeline.sweep.work import MOST_PASSES, Gathered, Work
+from cleanup_pipeline.sweep.worker import Worker, worth_sharing
 
 
 class DueRows:
@@ -91,18 +92,22 @@ class DueRows:
 
     def _walk(self, leaf: Leaf) -> Iterator[float]:
         work = self._work
-        walk = Walk(leaf, work.statements, work.reader, work.options.pace)
-        for window in walk:
-            if work.options.budget.spent:
-                return
-            if window is None:
-                yield walk.share
-                continue
-            before = work.result.affected
-            working_s, waiting_s = work.write(leaf, window)
-            walk.took(window, work.result.affected - before, working_s)
-            yield walk.share
-            yield from work.rest(walk.share, working_s, waiting_s)
+        pages = work.reader.pages(work.statements, leaf)
+        if not worth_sharing(work, pages):
+            yield from write_windows(work, leaf, Sections(pages))
+            return
+        sections = Sections(pages, walks=2)
+        share = 0.0
+        with Worker(work, leaf, sections) as worker:
+            for share in write_windows(work, leaf, sections):
+                worker.report()
+                yield share
+            for _ in worker.until_it_ends():
+                # Idle for long, our session would be ended, and the lock lost with it.
+                work.reader.once(lambda _: None)
+                worker.report()
+                yield share
+        yield share if work.options.budget.spent else 1.0
 
     def _take_gathered(self, leaf: Leaf, due: int) -> Iterator[float]:
         work = self._work

@@ -38,8 +38,8 @@ def hold_in(transaction: Transaction, name: str) -> bool:
     return bool(held)
 
 
-def is_held(session: Session, name: str) -> bool:
-    """Whether this connection holds the lock `name`; false where it was lost meanwhile."""
+def is_held(session: Session, name: str, *, by: int | None = None) -> bool:
+    """Whether this connection, or the one of process `by`, holds the lock `name`; false where it was lost meanwhile."""
     try:
         with session.transaction(_LIMITS) as transaction:
             (held,) = transaction.one(
@@ -47,11 +47,16 @@ def is_held(session: Session, name: str) -> bool:
                     """
                     select exists (
                         select from pg_catalog.pg_locks
-                        where locktype = 'advisory' and granted and pid = pg_backend_pid()
+                        where locktype = 'advisory' and granted and pid = coalesce({pid}::int, pg_backend_pid())
                           and classid = {namespace}::bigint::oid and objid = {number}::bigint::oid
+                          and database = (select oid from pg_catalog.pg_database where datname = current_database())
                     )
                     """
-                ).format(namespace=sql.Literal(_NAMESPACE % 2**32), number=sql.Literal(_number(name) % 2**32))
+                ).format(
+                    pid=sql.Literal(by),
+                    namespace=sql.Literal(_NAMESPACE % 2**32),
+                    number=sql.Literal(_number(name) % 2**32),
+                )
             )
     except LostConnectionError:
         return False

@@ -70,6 +70,10 @@ class Reader:
         self._reconnects = 0
         self._judged_in = 0
 
+    def beside(self, session: Session, relock: Callable[[], None]) -> "Reader":
+        """Another one for a thread beside: at the same pace, and stopped with this one."""
+        return Reader(session, self._pace, self._stop, relock)
+
     @property
     def far_s(self) -> float:
         """How long a statement is on its way, where the server is far."""

@@ -58,6 +58,11 @@ class Blocks:
     most: int | None = None
     parameters: ClassVar[Parameters] = ()
 
+    @property
+    def bounds(self) -> tuple[str, str]:
+        """The addresses between which the rows lie, the second excluded."""
+        return f"({self.first},0)", f"({self.end},0)"
+
     def halves(self) -> "list[Blocks]":
         """Two smaller parts; none where there is but one block."""
         middle = (self.first + self.end) // 2
@@ -278,8 +283,9 @@ class Statements:
 
     def _within(self, scope: Scope | Part) -> sql.Composed:
         match scope:
-            case Blocks(first, end):
-                return sql.SQL("t.ctid >= {} and t.ctid < {}").format(_tid(f"({first},0)"), _tid(f"({end},0)"))
+            case Blocks():
+                first, end = scope.bounds
+                return sql.SQL("t.ctid >= {} and t.ctid < {}").format(_tid(first), _tid(end))
             case Everything():
                 return sql.SQL("true").format()
             case Candidates(after, last):
@@ -395,11 +401,15 @@ class Statements:
             self.age, identifier(leaf.table), self._due_within(scope)
         )
 
-    def first_due(self, leaf: Leaf, blocks: Blocks) -> sql.Composed:
-        """The first block with a due row, where rows are read `IN_BLOCK_ORDER`; no row where there is none."""
-        return sql.SQL("select (t.ctid::text::point)[0]::bigint from only {} as t where {} limit 1").format(
-            identifier(leaf.table), self._due_within(blocks)
-        )
+    def first_due(self, leaf: Leaf) -> sql.Composed:
+        """The first block with a due row from $1 to before $2, both addresses; no row where there is none.
+
+        To be asked where rows are read `IN_BLOCK_ORDER`.
+        """
+        return sql.SQL(
+            "select (t.ctid::text::point)[0]::bigint from only {} as t"
+            " where t.ctid >= $1::tid and t.ctid < $2::tid and ({}) is true limit 1"
+        ).format(identifier(leaf.table), self._due)
 
     def ages(self, leaf: Leaf, scope: Scope) -> sql.Composed:
         """When the oldest and the newest due row of `scope` were made or last changed."""

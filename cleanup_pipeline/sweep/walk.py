@@ -4,6 +4,7 @@ It writes windows of pages where rows are due, no more rows than fit where it ca
 where windows change nothing: what a window costs whatever its size is then spared.
 """
 
+import threading
 from collections import deque
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.pace import Pace, Stride
 from cleanup_pipeline.sweep.reader import LEAST_PAGE_S, PAGES_AT_FIRST, Reader
 from cleanup_pipeline.sweep.statements import IN_BLOCK_ORDER, Blocks, Statements
+from cleanup_pipeline.sweep.work import Work
 
 _LEAST_WRITTEN_PAGE_S, _LEAST_ROW_S = 20e-6, 1e-6
 # What a row is believed to cost before one was cleaned.
@@ -32,6 +34,9 @@ _REMEMBERED = 8
 _IDLE_WINDOWS, _MOST_IDLE_WINDOWS = 2, 64
 _NEAR = 4
 _LONGEST_LOOK_S = 0.2
+# Where several walk, a section is such a part of what is left; the last ones are no smaller than that part of all.
+_SECTIONS_EACH = 4
+_MOST_SECTIONS = 256
 
 
 def page_stride(pace: Pace, far_s: float, first: int = 1) -> Stride:
@@ -39,19 +44,39 @@ def page_stride(pace: Pace, far_s: float, first: int = 1) -> Stride:
     return Stride(pace.window_s, first, _LEAST_WRITTEN_PAGE_S, far_s)
 
 
+class Sections:
+    """The blocks of a table, handed out from the first to the last to one walk, or in sections to `walks` at once."""
+
+    def __init__(self, pages: int, walks: int = 1) -> None:
+        self.pages = pages
+        self._walks = walks
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def take(self) -> Blocks | None:
+        """The next section; None where all are taken. The later, the smaller, so that all walks end at once."""
+        with self._lock:
+            first, left = self._next, self.pages - self._next
+            if not left:
+                return None
+            size = left if self._walks == 1 else left // (_SECTIONS_EACH * self._walks)
+            self._next += min(left, max(size, self.pages // _MOST_SECTIONS, 1))
+            return Blocks(first, self._next)
+
+
 class Walk:
-    """One walk over `leaf`. Iterate for its windows, and tell what each `took` before the next.
+    """One walk over `sections` of `leaf`. Iterate for its windows, and tell what each `took` before the next.
 
     None comes in a window's place where the walk has only read. `share` is how much of the way is behind it.
     """
 
-    def __init__(self, leaf: Leaf, statements: Statements, reader: Reader, pace: Pace) -> None:
+    def __init__(self, leaf: Leaf, sections: Sections, statements: Statements, reader: Reader, pace: Pace) -> None:
         self._leaf = leaf
+        self._sections = sections
         self._statements = statements
         self._reader = reader
         self._pace = pace
-        self._first = 0
-        self._end = reader.pages(statements, leaf)
+        self._first = self._end = 0
         (rows_a_page,) = reader.once(lambda transaction: transaction.one(statements.rows_a_page(leaf)))
         self._rows_a_page = float(rows_a_page or _MOST_ROWS_A_PAGE)
         at_first = 1
@@ -61,6 +86,7 @@ class Walk:
         far_s = reader.far_s
         self._pages = page_stride(pace, far_s, at_first)
         self._rows = Stride(pace.window_s, max(1, round(_MUCH * pace.window_s / _ROW_S)), _LEAST_ROW_S, far_s)
+        self._first_due = statements.first_due(leaf).as_bytes()
         self._looks = Stride(min(pace.slice_s, _LONGEST_LOOK_S), PAGES_AT_FIRST, LEAST_PAGE_S, far_s)
         self._patience = self._idle = _IDLE_WINDOWS
         self._row_s = _ROW_S
@@ -74,16 +100,22 @@ class Walk:
     @property
     def share(self) -> float:
         """How much of the way is done."""
-        return self._first / self._end if self._end else 1.0
+        return self._first / self._sections.pages if self._sections.pages else 1.0
 
     def __iter__(self) -> Iterator[Blocks | None]:
-        while self._first < self._end:
+        while self._is_on():
             if self._idle >= self._patience:
                 yield from self._read_on()
             else:
                 window = self._window
                 self._first = window.end
                 yield window
+
+    def _is_on(self) -> bool:
+        """Whether there is something left; goes on to the next section at the end of one."""
+        if self._first == self._end and (section := self._sections.take()):
+            self._first, self._end = section.first, section.end
+        return self._first < self._end
 
     @property
     def _window(self) -> Blocks:
@@ -138,9 +170,9 @@ class Walk:
         """Go to the next block with a row that is due."""
         before, self._idle = self._first, 0
 
-        def look(transaction: Transaction, leaf: Leaf, blocks: Blocks) -> int | None:
+        def look(transaction: Transaction, _: Leaf, blocks: Blocks) -> int | None:
             transaction.run(IN_BLOCK_ORDER)
-            found = transaction.rows(self._statements.first_due(leaf, blocks))
+            found = transaction.rows(self._first_due, blocks.bounds, prepared=True)
             return int(found[0][0]) if found else None
 
         for blocks, block in self._reader.read(self._leaf, Blocks(before, self._end), look, self._looks):
@@ -150,3 +182,19 @@ class Walk:
             yield None
         near = self._first - before < _NEAR * self._pages.size
         self._patience = min(2 * self._patience, _MOST_IDLE_WINDOWS) if near else _IDLE_WINDOWS
+
+
+def write_windows(work: Work, leaf: Leaf, sections: Sections) -> Iterator[float]:
+    """Clean `leaf` on a walk, window by window. Gives the share of the way that is done."""
+    walk = Walk(leaf, sections, work.statements, work.reader, work.options.pace)
+    for window in walk:
+        if work.options.budget.spent:
+            return
+        if window is None:
+            yield walk.share
+            continue
+        before = work.result.affected
+        working_s, waiting_s = work.write(leaf, window)
+        walk.took(window, work.result.affected - before, working_s)
+        yield walk.share
+        yield from work.rest(walk.share, working_s, waiting_s)

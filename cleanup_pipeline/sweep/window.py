@@ -143,6 +143,12 @@ class Writer:
         for leaf, scope in locked:
             self.write(leaf, scope)
 
+    def take_over(self, other: "Writer") -> None:
+        """Keep in mind what another has left undone."""
+        self.leftovers.locked += other.leftovers.locked
+        self.leftovers.spoilt += other.leftovers.spoilt
+        self.why_spoilt = self.why_spoilt or other.why_spoilt
+
     def _write_what_is_free(self, leaf: Leaf, scope: Scope) -> int:
         try:
             affected = self._transact(leaf, scope, skip_locked=True)

@@ -1,8 +1,8 @@
 """What the sweep of one rule works with, and the steps that rules of either kind share."""
 
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from psycopg import errors, sql
@@ -77,6 +77,24 @@ class Work:
         self._began = began
         self._held_back: str | None = None
         self.gathers = False  # whether there is a temporary table
+
+    # Sharing the work with a thread beside.
+
+    def beside(self, session: Session, relock: Callable[[], None]) -> "Work":
+        """The same work on `session`, with a tally of its own and no limit on rows."""
+        options = replace(self.options, budget=Budget(deadline=self.options.budget.deadline))
+        result = Result(self.result.rule, oldest=self.result.oldest)
+        work = Work(session, self.reader.beside(session, relock), options, self.target, result, self._began)
+        work.writer.asks_age = self.writer.asks_age
+        return work
+
+    def take_over(self, other: "Work") -> None:
+        """Go on with what a work beside has left undone, and remember what it has met."""
+        self.writer.take_over(other.writer)
+        self._backoff.take_over(other._backoff)
+        # For the witness: of what a lost connection left unsaid it is to know nothing.
+        if other.session.generation == 1:
+            self.session.written += other.session.written
 
     # Telling.
 

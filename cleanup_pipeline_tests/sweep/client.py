@@ -14,10 +14,10 @@ from cleanup_pipeline.rules import RULES
 from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED
 from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline.sweep.work import Options
-from cleanup_pipeline_tests.sweep.steps import NOW, TINY, finish
+from cleanup_pipeline_tests.sweep.steps import LARGE_SHARED, NOW, SHARED, TINY, finish
 
 NAME = "the client"
-PACES = {pace.name: pace for pace in (DEFAULT, FULL_SPEED, TINY)}
+PACES = {pace.name: pace for pace in (DEFAULT, FULL_SPEED, TINY, SHARED, LARGE_SHARED)}
 
 
 def run(url: str, pace: str) -> dict[str, dict[str, object]]:

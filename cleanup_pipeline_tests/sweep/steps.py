@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +24,9 @@ NOW = datetime(2026, 11, 24, 4, tzinfo=UTC)
 # Windows and slices shrink to one page or row as soon as they can.
 TINY = Pace("tiny", window_s=1e-9, slice_s=1e-9, rest=0.0, snapshot_s=1.0)
 LARGE = FULL_SPEED
+# On two connections, however small the table is.
+SHARED = replace(TINY, name="shared", shared_from=2)
+LARGE_SHARED = replace(FULL_SPEED, name="shared full speed", shared_from=2)
 UNRESTED = Pace("unrested", window_s=0.0015, slice_s=0.005, rest=0.0, snapshot_s=1.0)
 
 PATIENCE_S = 20.0

@@ -35,6 +35,7 @@ from cleanup_pipeline_tests.servers import Server, server
 from cleanup_pipeline_tests.sweep import client
 from cleanup_pipeline_tests.sweep.steps import (
     NOW,
+    SHARED,
     TINY,
     connected,
     few_rows_a_page,
@@ -54,7 +55,7 @@ TABLES = {rule.name: rule.table.name for rule in RULES}
 KINDS = ("killed", "terminated", "crashed", "cut", "black hole", "frozen", "frozen, and overtaken")
 QUICK = ("killed", "terminated", "crashed", "cut")  # these are noticed at once
 OF_THE_WIRE = ("cut", "black hole")
-PACES = (TINY, DEFAULT, FULL_SPEED)
+PACES = (TINY, DEFAULT, FULL_SPEED, SHARED, SHARED)
 ROOT = Path(__file__).parents[2]
 
 

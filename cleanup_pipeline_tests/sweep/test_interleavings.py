@@ -20,6 +20,7 @@ from cleanup_pipeline_tests.sweep import rows
 from cleanup_pipeline_tests.sweep.steps import (
     LARGE,
     NOW,
+    SHARED,
     TINY,
     Running,
     advance,
@@ -438,7 +439,9 @@ def make_old(app: App) -> UUID:
     ids=lambda value: str(getattr(value, "name", "")),
 )
 @pytest.mark.parametrize(
-    ("pace", "limit"), [(TINY, None), (LARGE, 1000)], ids=["in_small_windows", "in_large_windows_up_to_a_limit"]
+    ("pace", "limit"),
+    [(TINY, None), (LARGE, 1000), (SHARED, None)],
+    ids=["small_windows", "large_windows_up_to_a_limit", "two_connections"],
 )
 @pytest.mark.usefixtures("alive")
 def test_locked_rows_are_left_and_told_and_the_rest_of_their_window_is_done(

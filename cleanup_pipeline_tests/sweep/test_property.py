@@ -23,7 +23,7 @@ from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline.sweep.window import Budget
 from cleanup_pipeline_tests.databases import fresh_database
 from cleanup_pipeline_tests.oracle import Tables, expected, snapshot
-from cleanup_pipeline_tests.sweep.steps import LARGE, NOW, TINY, UNRESTED, few_rows_a_page, finish, options
+from cleanup_pipeline_tests.sweep.steps import LARGE, NOW, SHARED, TINY, UNRESTED, few_rows_a_page, finish, options
 
 App = Connection[Any]
 Rows = list[dict[str, Any]]
@@ -247,7 +247,7 @@ def fill(kind: Kind, drawn: Drawn) -> None:
 # --- What must hold.
 
 RULE_TABLES = {rule.name: rule.table.name for rule in RULES}
-PACES = {pace.name: pace for pace in (TINY, UNRESTED, LARGE)}
+PACES = {pace.name: pace for pace in (TINY, UNRESTED, LARGE, SHARED)}
 
 
 def sweep_and_check(kind: Kind, pace: Pace, limit: int | None, pooled: bool) -> None:

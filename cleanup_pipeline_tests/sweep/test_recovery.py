@@ -20,6 +20,7 @@ from cleanup_pipeline_tests.oracle import Tables, expected, snapshot
 from cleanup_pipeline_tests.sweep.steps import (
     LARGE,
     NOW,
+    SHARED,
     TINY,
     advance,
     connected,
@@ -125,7 +126,7 @@ def test_a_connection_that_is_lost_time_and_again_ends_in_a_state_that_is_told(
 
 
 @each_rule
-@pytest.mark.parametrize("pace", [TINY, LARGE], ids=lambda pace: str(pace.name))
+@pytest.mark.parametrize("pace", [TINY, LARGE, SHARED], ids=lambda pace: str(pace.name))
 def test_a_connection_that_is_lost_within_a_window_is_made_again_and_the_window_done_again(
     app: App, database: str, want: Tables, rule: Rule, pace: Pace
 ) -> None:

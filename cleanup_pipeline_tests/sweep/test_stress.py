@@ -18,7 +18,7 @@ from psycopg import Connection
 from cleanup_pipeline.sweep.pace import DEFAULT, FULL_SPEED, Pace
 from cleanup_pipeline_tests.oracle import expected, snapshot
 from cleanup_pipeline_tests.sweep import client
-from cleanup_pipeline_tests.sweep.steps import NOW, connected, sweep_all
+from cleanup_pipeline_tests.sweep.steps import LARGE_SHARED, NOW, connected, sweep_all
 
 App = Connection[Any]
 
@@ -37,7 +37,7 @@ DECLINE_AGAIN = """
 """
 WRITES = (OPEN_AGAIN.encode(), DECLINE_AGAIN.encode())
 
-each_pace = pytest.mark.parametrize("pace", [DEFAULT, FULL_SPEED], ids=lambda pace: str(pace.name))
+each_pace = pytest.mark.parametrize("pace", [DEFAULT, FULL_SPEED, LARGE_SHARED], ids=lambda pace: str(pace.name))
 
 
 class User(threading.Thread):

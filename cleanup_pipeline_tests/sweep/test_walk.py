@@ -17,15 +17,25 @@ from cleanup_pipeline.sweep.reader import Reader
 from cleanup_pipeline.sweep.result import Status
 from cleanup_pipeline.sweep.statements import IN_BLOCK_ORDER, Blocks
 from cleanup_pipeline.sweep.sweep import Sweep
-from cleanup_pipeline.sweep.walk import Walk
+from cleanup_pipeline.sweep.walk import Sections, Walk
 from cleanup_pipeline.sweep.work import statements_for
 from cleanup_pipeline_tests.sweep import rows
-from cleanup_pipeline_tests.sweep.steps import LARGE, NOW, TINY, UNRESTED, few_rows_a_page, options, session_on, sweep
+from cleanup_pipeline_tests.sweep.steps import (
+    LARGE,
+    NOW,
+    SHARED,
+    TINY,
+    UNRESTED,
+    few_rows_a_page,
+    options,
+    session_on,
+    sweep,
+)
 
 App = Connection[Any]
 OLD, YOUNG = NOW - timedelta(days=8), NOW - timedelta(days=1)
 
-each_pace = pytest.mark.parametrize("pace", [TINY, UNRESTED, LARGE], ids=lambda pace: pace.name)
+each_pace = pytest.mark.parametrize("pace", [TINY, UNRESTED, LARGE, SHARED], ids=lambda pace: pace.name)
 
 
 @each_pace
@@ -95,7 +105,7 @@ def walked(
         reader = Reader(session, pace, Event())
         blocks = reader.pages(statements, target.leaves[0])
         full = 12_000 // blocks
-        walk = Walk(target.leaves[0], statements, reader, pace)
+        walk = Walk(target.leaves[0], Sections(blocks), statements, reader, pace)
         due = {block: min(full, left(block, blocks)) for block in range(blocks)}
         took = []
         for window in walk:
@@ -170,10 +180,11 @@ def test_the_next_row_that_is_due_is_looked_for_in_the_order_of_the_blocks(app: 
     app.execute("analyze after_hours_sessions")
     with session_on(database) as session:
         target = accept(inspect(session, EXPIRED_SESSIONS))
-        query = statements_for(target, options()).first_due(target.leaves[0], Blocks(0, 1))
+        query = statements_for(target, options()).first_due(target.leaves[0])
         with session.transaction(Limits(statement_s=1.0)) as transaction:
             transaction.run(IN_BLOCK_ORDER)
-            plan = [line for (line,) in transaction.rows(sql.SQL("explain (costs off) {}").format(query))]
+            explain = sql.SQL("explain (costs off) {}").format(query)
+            plan = [line for (line,) in transaction.rows(explain, Blocks(0, 1).bounds)]
     assert "Tid Range Scan" in " ".join(plan)
     assert not any("Index" in line or "Seq Scan" in line for line in plan)
 

@@ -33,6 +33,7 @@ from cleanup_pipeline_tests.sweep import rows
 from cleanup_pipeline_tests.sweep.steps import (
     LARGE,
     NOW,
+    SHARED,
     TINY,
     connected,
     few_rows_a_page,
@@ -49,7 +50,7 @@ MARK = "mark-of-a-person"
 
 App = Connection[Any]
 
-each_pace = pytest.mark.parametrize("pace", [TINY, LARGE], ids=lambda pace: str(pace.name))
+each_pace = pytest.mark.parametrize("pace", [TINY, LARGE, SHARED], ids=lambda pace: str(pace.name))
 
 
 @pytest.fixture

@@ -1,0 +1,395 @@
+"""At full speed two connections walk over a table at once; what one of them meets, the sweep tells."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg import Connection, sql
+
+from cleanup_pipeline.demo.data import plant
+from cleanup_pipeline.demo.schema import create_tables
+from cleanup_pipeline.demo.server import embedded_server
+from cleanup_pipeline.postgres import CleanupError, Database, Limits, LostConnectionError, Session
+from cleanup_pipeline.rules import EXPIRED_SESSIONS, OLD_DECLINES, Rule
+from cleanup_pipeline.sweep import lock
+from cleanup_pipeline.sweep.catalog import Leaf
+from cleanup_pipeline.sweep.result import Status
+from cleanup_pipeline.sweep.statements import Blocks, Scope
+from cleanup_pipeline.sweep.sweep import Sweep
+from cleanup_pipeline.sweep.walk import Sections
+from cleanup_pipeline.sweep.window import Budget, Writer
+from cleanup_pipeline_tests.databases import name_of
+from cleanup_pipeline_tests.oracle import Tables, expected, snapshot
+from cleanup_pipeline_tests.sweep.steps import (
+    LARGE_SHARED,
+    NOW,
+    PATIENCE_S,
+    SHARED,
+    connected,
+    few_rows_a_page,
+    finish,
+    options,
+    session_on,
+    sweep,
+    wait_until,
+)
+
+App = Connection[Any]
+FIRST, SECOND = "the first", "the second"
+
+each_rule = pytest.mark.parametrize("rule", [EXPIRED_SESSIONS, OLD_DECLINES], ids=lambda rule: str(rule.name))
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's server is back at once."""
+    monkeypatch.setattr("cleanup_pipeline.postgres._RECONNECT_PAUSES_S", (0.01,) * 10)
+    monkeypatch.setattr("cleanup_pipeline.sweep.sweep._RELOCK_PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def want(app: App) -> Tables:
+    """What a run must make of tables with enough rows for many windows, and no index that leads to them."""
+    few_rows_a_page(app, "after_hours_sessions", "after_hours_declines")
+    plant(app, 400, NOW)
+    app.execute("drop index after_hours_sessions_active_expiry")
+    return expected(app, NOW)
+
+
+def rows_of(rule: Rule, tables: Tables) -> Any:
+    return tables.rows[rule.table.name]
+
+
+class Windows:
+    """Every window of a sweep as it is about to be written: by whom, and which. `before` is called first."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.by: dict[str, list[Blocks]] = {FIRST: [], SECOND: []}
+        self.before: dict[str, Callable[[], object]] = {}
+        self._first = threading.current_thread()
+        self._write = Writer.write
+        monkeypatch.setattr(Writer, "write", lambda writer, leaf, scope: self._spied(writer, leaf, scope))
+
+    def _spied(self, writer: Writer, leaf: Leaf, scope: Scope) -> int:
+        who = FIRST if threading.current_thread() is self._first else SECOND
+        assert isinstance(scope, Blocks)
+        self.by[who].append(scope)
+        if who in self.before:
+            self.before[who]()
+        return self._write(writer, leaf, scope)
+
+    def wait_for(self, who: str, number: int = 1) -> None:
+        """Wait until `who` has begun window `number`."""
+        wait_until(lambda: len(self.by[who]) >= number, f"{who} to begin window {number}")
+
+    def once(self, who: str, number: int, what: Callable[[], object]) -> None:
+        """Do `what` before window `number` of `who`, and have the other wait for that, once it has begun."""
+        done = threading.Event()
+        other = SECOND if who == FIRST else FIRST
+
+        def do() -> None:
+            if len(self.by[who]) == number:
+                self.wait_for(other)
+                try:
+                    what()
+                finally:
+                    done.set()
+
+        self.before = {who: do, other: lambda: done.wait(PATIENCE_S)}
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
+    return Windows(monkeypatch)
+
+
+def second_of(session: Session) -> Session:
+    assert session._second is not None
+    return session._second
+
+
+# --- Who walks where.
+
+
+@given(st.integers(0, 5_000), st.integers(1, 3))
+def test_sections_cover_a_table_from_its_first_block_to_its_last_and_none_twice(pages: int, walks: int) -> None:
+    sections = Sections(pages, walks)
+    taken = list(iter(sections.take, None))
+    assert [block for section in taken for block in range(section.first, section.end)] == list(range(pages))
+    assert len(taken) <= 600
+    if walks == 1:
+        assert len(taken) <= 1
+
+
+@each_rule
+def test_two_connections_clean_a_table_together(
+    app: App, database: str, want: Tables, windows: Windows, rule: Rule
+) -> None:
+    due = (rows_of(rule, snapshot(app)) - rows_of(rule, want)).total()
+    windows.once(FIRST, 2, lambda: windows.wait_for(SECOND))
+    with session_on(database) as session:
+        swept = Sweep(rule, session, options(pace=SHARED))
+        seen = [progress.affected for progress in swept]
+    result = swept.result
+    assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, due, 0)
+    assert rows_of(rule, snapshot(app)) == rows_of(rule, want)
+    assert result.batches == len(windows.by[FIRST]) + len(windows.by[SECOND])
+    blocks = [{block for window in by for block in range(window.first, window.end)} for by in windows.by.values()]
+    assert all(blocks)
+    assert not blocks[0] & blocks[1]
+    assert seen == sorted(seen)
+    assert (result.access or "").endswith(", on two connections")
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"budget": Budget(rows=1_000)}, {"pace": replace(SHARED, shared_from=1_000)}, {"pooled": True}], ids=str
+)
+@pytest.mark.usefixtures("want")
+def test_a_table_is_walked_on_one_connection(database: str, windows: Windows, chosen: dict[str, Any]) -> None:
+    result = sweep(database, OLD_DECLINES, **{"pace": SHARED} | chosen)
+    assert (result.status, result.remaining) == (Status.SUCCESS, 0)
+    assert windows.by[FIRST]
+    assert not windows.by[SECOND]
+    assert "two connections" not in (result.access or "")
+
+
+@pytest.mark.usefixtures("want")
+def test_where_triggers_may_wait_for_each_other_one_connection_walks(app: App, database: str, windows: Windows) -> None:
+    app.execute("create table deleted (rows int); insert into deleted values (0)")
+    app.execute(
+        "create function count_it() returns trigger language plpgsql as"
+        " 'begin update deleted set rows = rows + 1; return old; end';"
+        "create trigger count_it before delete on after_hours_declines for each row execute function count_it()"
+    )
+    result = sweep(database, OLD_DECLINES, pace=SHARED)
+    assert (result.status, result.remaining) == (Status.SUCCESS, 0)
+    assert not windows.by[SECOND]
+    assert app.execute("select rows from deleted").fetchall() == [(result.affected,)]
+
+
+@pytest.mark.usefixtures("want")
+def test_where_the_server_admits_no_second_connection_the_first_walks_alone(
+    app: App, database: str, windows: Windows
+) -> None:
+    role = f"only_once_{name_of(database)}"
+    app.execute(
+        sql.SQL("create role {} superuser login connection limit 1; alter role {} nosuperuser").format(
+            sql.Identifier(role), sql.Identifier(role)
+        )
+    )
+    try:
+        app.execute(
+            sql.SQL("grant select, update, delete on all tables in schema public to {}").format(sql.Identifier(role))
+        )
+        windows.before[FIRST] = lambda: time.sleep(0.01)  # time enough to be refused while it walks
+        result = sweep(psycopg.conninfo.make_conninfo(database, user=role), OLD_DECLINES, pace=SHARED)
+        assert (result.status, result.remaining) == (Status.SUCCESS, 0), result.error
+        assert not windows.by[SECOND]
+        assert any("Walked on one connection" in note and "connection limit" in note for note in result.notes)
+        assert "two connections" not in (result.access or "")
+    finally:
+        app.execute(sql.SQL("drop owned by {}; drop role {}").format(sql.Identifier(role), sql.Identifier(role)))
+
+
+@pytest.mark.usefixtures("want")
+def test_a_second_connection_that_leads_to_another_server_writes_nothing(
+    database: str, windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a host name with several addresses does that are no one cluster."""
+    with embedded_server(durable=False) as other:
+        elsewhere = Database.parse(other.url())
+        monkeypatch.setattr(Session, "second", lambda session: Session(elsewhere, session.application_name))
+        result = sweep(database, OLD_DECLINES, pace=SHARED)
+    assert (result.status, result.remaining) == (Status.SUCCESS, 0)
+    assert not windows.by[SECOND]
+    assert any("another server" in note for note in result.notes)
+
+
+def test_nothing_is_looked_for_again_after_two_have_walked_and_nobody_else_has_written() -> None:
+    with embedded_server(durable=False) as alone, psycopg.connect(alone.url(), autocommit=True) as app:
+        create_tables(app)
+        plant(app, 2_000, NOW)
+
+        def looked() -> bool:
+            app.execute("update after_hours_declines set created_at = created_at - interval '8 days'")
+            with session_on(alone.url()) as session:
+                swept = Sweep(OLD_DECLINES, session, options(pace=LARGE_SHARED))
+                looked = any("looking" in progress.stage for progress in swept)
+            assert (swept.result.access or "").endswith("two connections")
+            return looked
+
+        assert not all(looked() for _ in range(20))  # an autovacuum may write at any moment
+
+
+# --- What either meets.
+
+
+def end(app: App, *sessions: Session) -> None:
+    for session in sessions:
+        app.execute("select pg_terminate_backend(%s, 10000)", [session.backend_pid])
+
+
+@each_rule
+@pytest.mark.parametrize("lost", [[FIRST], [SECOND], [FIRST, SECOND]], ids=" and ".join)
+@pytest.mark.parametrize("at", [FIRST, SECOND])
+def test_a_connection_that_is_lost_is_made_again_and_nothing_is_lost_with_it(
+    app: App, database: str, want: Tables, windows: Windows, rule: Rule, lost: list[str], at: str
+) -> None:
+    due = (rows_of(rule, snapshot(app)) - rows_of(rule, want)).total()
+    with session_on(database) as session:
+        swept = Sweep(rule, session, options(pace=SHARED))
+
+        def lose() -> None:
+            sessions = {FIRST: session, SECOND: second_of(session)}
+            end(app, *(sessions[who] for who in lost))
+
+        windows.once(at, 2, lose)
+        result = finish(swept)
+        assert session.generation == 1 + (FIRST in lost)
+    assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, due, 0), result.error
+    assert rows_of(rule, snapshot(app)) == rows_of(rule, want)
+    assert windows.by[SECOND]
+
+
+def test_where_another_sweep_has_the_lock_neither_connection_writes_any_more(
+    app: App, database: str, want: Tables, windows: Windows
+) -> None:
+    before = snapshot(app)
+    with session_on(database) as session, session_on(database) as another:
+        swept = Sweep(OLD_DECLINES, session, options(pace=SHARED))
+        seen = [0]
+
+        def overtake() -> None:
+            end(app, session)
+            assert lock.hold(another, OLD_DECLINES.name)
+            seen[0] = len(windows.by[SECOND])
+
+        windows.once(FIRST, 3, overtake)
+        result = finish(swept)
+    assert result.status is Status.FAILED
+    assert "another session has it now" in (result.error or "")
+    assert len(windows.by[SECOND]) <= seen[0]  # the one that was on
+    gone = rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, snapshot(app))
+    assert gone.total() == result.affected < (rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, want)).total()
+
+
+@pytest.mark.parametrize("at", [FIRST, SECOND])
+@pytest.mark.usefixtures("want")
+def test_an_interrupt_stops_both_within_a_window_and_what_was_committed_is_told(
+    app: App, database: str, windows: Windows, at: str
+) -> None:
+    before = snapshot(app)
+    stop = threading.Event()
+    with session_on(database) as session:
+        swept = Sweep(OLD_DECLINES, session, options(pace=SHARED), stop)
+        windows.once(at, 3, stop.set)
+        result = finish(swept)
+        assert not second_of(session).alive
+    gone = rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, snapshot(app))
+    assert (result.status, result.affected) == (Status.INTERRUPTED, gone.total())
+    assert all(len(by) <= 4 for by in windows.by.values())
+
+
+@pytest.mark.usefixtures("want")
+def test_a_sweep_that_is_given_up_leaves_nobody_at_work(app: App, database: str, windows: Windows) -> None:
+    before = snapshot(app)
+    with session_on(database) as session:
+        swept = Sweep(OLD_DECLINES, session, options(pace=SHARED))
+        windows.once(FIRST, 2, lambda: None)
+        steps = iter(swept)
+        while next(steps).stage != "windows":
+            pass
+        steps.close()  # type: ignore[attr-defined]
+        assert not second_of(session).alive
+    gone = rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, snapshot(app))
+    assert swept.result.affected == gone.total()
+
+
+@pytest.mark.usefixtures("want")
+def test_the_time_limit_ends_both(app: App, database: str, windows: Windows) -> None:
+    before = snapshot(app)
+    budget = Budget(deadline=time.monotonic() + 3600)
+
+    def time_is_up() -> None:
+        budget.deadline = time.monotonic()
+
+    windows.once(FIRST, 3, time_is_up)
+    result = sweep(database, OLD_DECLINES, pace=SHARED, budget=budget)
+    gone = rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, snapshot(app))
+    assert (result.status, result.affected) == (Status.SUCCESS, gone.total())
+    assert len(windows.by[FIRST]) == 3
+
+
+@pytest.mark.parametrize("at", [FIRST, SECOND])
+def test_what_either_meets_that_preflight_has_not_seen_ends_the_sweep(
+    app: App, database: str, want: Tables, windows: Windows, at: str
+) -> None:
+    before = snapshot(app)
+
+    def point_a_key_at_the_table() -> None:
+        app.execute("create table notes (decline uuid references after_hours_declines (id) on delete cascade)")
+
+    windows.once(at, 3, point_a_key_at_the_table)
+    result = sweep(database, OLD_DECLINES, pace=SHARED)
+    gone = rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, snapshot(app))
+    assert (result.status, result.affected) == (Status.FAILED, gone.total())
+    assert "During the sweep a foreign key with an action was pointed at" in (result.error or "")
+    assert all(len(by) <= 4 for by in windows.by.values())
+    assert gone <= rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, want)
+
+
+def test_rows_that_are_locked_and_rows_that_cant_be_changed_are_told_whoever_meets_them(
+    app: App, database: str, want: Tables
+) -> None:
+    app.execute("create table kept (decline uuid references after_hours_declines (id))")
+    old = [
+        identity
+        for (identity,) in app.execute(
+            "select id from after_hours_declines where created_at < %s order by ctid", [NOW - timedelta(days=7)]
+        ).fetchall()
+    ]
+    bad, locked = old[::20], old[1::20]
+    with app.cursor() as cursor:
+        cursor.executemany("insert into kept values (%s)", [(identity,) for identity in bad])
+    with connected(database) as user:
+        user.execute("begin")
+        user.execute("select from after_hours_declines where id = any(%s) for update", [locked])
+        result = sweep(database, OLD_DECLINES, pace=SHARED)
+    assert (result.status, result.affected, result.remaining) == (
+        Status.FAILED,
+        len(old) - len(bad) - len(locked),
+        len(bad) + len(locked),
+    )
+    assert "kept" in (result.error or "")
+    assert snapshot(app).only_here(want)["after_hours_declines"] == result.remaining
+
+
+@pytest.mark.parametrize("cut_short", [Session.cancel, Session.abandon])
+def test_whatever_cuts_a_session_short_cuts_its_second_short(
+    app: App, database: str, cut_short: Callable[[Session], None]
+) -> None:
+    ended: list[Exception] = []
+
+    def sleep(second: Session) -> None:
+        try:
+            with second.transaction(Limits(statement_s=60.0)) as transaction:
+                transaction.run(sql.SQL("select pg_sleep(60)"))
+        except (psycopg.Error, CleanupError) as error:
+            ended.append(error)
+
+    with session_on(database) as session, session.second() as second:
+        second.connect()
+        sleeping = threading.Thread(target=sleep, args=[second])
+        sleeping.start()
+        asleep = "select count(*) from pg_stat_activity where pid = %s and wait_event = 'PgSleep'"
+        wait_until(lambda: app.execute(asleep, [second.backend_pid]).fetchall() == [(1,)], "for it to sleep")
+        cut_short(session)
+        sleeping.join(PATIENCE_S)
+    assert isinstance(ended[0], psycopg.errors.QueryCanceled | LostConnectionError)
