@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from types import TracebackType
 
 from cleanup_pipeline.postgres import CleanupError, UnreachableError
+from cleanup_pipeline.rules import Close
 from cleanup_pipeline.sweep import lock
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.moment import earliest
@@ -25,13 +26,15 @@ class _AloneError(CleanupError):
 def worth_sharing(work: Work, pages: int) -> bool:
     """Whether two walk over so many pages.
 
-    Not behind a pooler, where no lock can be held; not where only so many rows may go, which two would have to share;
-    and not where triggers may have each wait for what the other has changed.
+    Only where rows are changed, and each index gets a new entry for each: to delete, one is as fast. Not behind a
+    pooler, where no lock can be held; not where only so many rows may go, which two would have to share; and not where
+    triggers may have each wait for what the other has changed.
     """
     shared_from = work.options.pace.shared_from
     return (
         shared_from is not None
         and pages >= shared_from
+        and isinstance(work.target.rule.action, Close)
         and not (work.session.pooled or work.options.budget.rows is not None or work.target.triggers)
     )
 

@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -17,7 +16,7 @@ from cleanup_pipeline.demo.data import plant
 from cleanup_pipeline.demo.schema import create_tables
 from cleanup_pipeline.demo.server import embedded_server
 from cleanup_pipeline.postgres import CleanupError, Database, Limits, LostConnectionError, Session
-from cleanup_pipeline.rules import EXPIRED_SESSIONS, OLD_DECLINES, Rule
+from cleanup_pipeline.rules import EXPIRED_SESSIONS, OLD_DECLINES
 from cleanup_pipeline.sweep import lock
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.result import Status
@@ -44,8 +43,6 @@ from cleanup_pipeline_tests.sweep.steps import (
 App = Connection[Any]
 FIRST, SECOND = "the first", "the second"
 
-each_rule = pytest.mark.parametrize("rule", [EXPIRED_SESSIONS, OLD_DECLINES], ids=lambda rule: str(rule.name))
-
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,8 +60,8 @@ def want(app: App) -> Tables:
     return expected(app, NOW)
 
 
-def rows_of(rule: Rule, tables: Tables) -> Any:
-    return tables.rows[rule.table.name]
+def rows_of(tables: Tables) -> Any:
+    return tables.rows["after_hours_sessions"]
 
 
 class Windows:
@@ -128,18 +125,15 @@ def test_sections_cover_a_table_from_its_first_block_to_its_last_and_none_twice(
         assert len(taken) <= 1
 
 
-@each_rule
-def test_two_connections_clean_a_table_together(
-    app: App, database: str, want: Tables, windows: Windows, rule: Rule
-) -> None:
-    due = (rows_of(rule, snapshot(app)) - rows_of(rule, want)).total()
+def test_two_connections_clean_a_table_together(app: App, database: str, want: Tables, windows: Windows) -> None:
+    due = (rows_of(snapshot(app)) - rows_of(want)).total()
     windows.once(FIRST, 2, lambda: windows.wait_for(SECOND))
     with session_on(database) as session:
-        swept = Sweep(rule, session, options(pace=SHARED))
+        swept = Sweep(EXPIRED_SESSIONS, session, options(pace=SHARED))
         seen = [progress.affected for progress in swept]
     result = swept.result
     assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, due, 0)
-    assert rows_of(rule, snapshot(app)) == rows_of(rule, want)
+    assert rows_of(snapshot(app)) == rows_of(want)
     assert result.batches == len(windows.by[FIRST]) + len(windows.by[SECOND])
     blocks = [{block for window in by for block in range(window.first, window.end)} for by in windows.by.values()]
     assert all(blocks)
@@ -149,11 +143,19 @@ def test_two_connections_clean_a_table_together(
 
 
 @pytest.mark.parametrize(
-    "chosen", [{"budget": Budget(rows=1_000)}, {"pace": replace(SHARED, shared_from=1_000)}, {"pooled": True}], ids=str
+    "chosen",
+    [
+        {"budget": Budget(rows=1_000)},
+        {"pace": replace(SHARED, shared_from=1_000)},
+        {"pooled": True},
+        {"rule": OLD_DECLINES},
+    ],
+    ids=["up to a limit", "small", "behind a pooler", "to delete"],
 )
 @pytest.mark.usefixtures("want")
 def test_a_table_is_walked_on_one_connection(database: str, windows: Windows, chosen: dict[str, Any]) -> None:
-    result = sweep(database, OLD_DECLINES, **{"pace": SHARED} | chosen)
+    ordinary: dict[str, Any] = {"rule": EXPIRED_SESSIONS, "pace": SHARED}
+    result = sweep(database, **ordinary | chosen)
     assert (result.status, result.remaining) == (Status.SUCCESS, 0)
     assert windows.by[FIRST]
     assert not windows.by[SECOND]
@@ -162,16 +164,16 @@ def test_a_table_is_walked_on_one_connection(database: str, windows: Windows, ch
 
 @pytest.mark.usefixtures("want")
 def test_where_triggers_may_wait_for_each_other_one_connection_walks(app: App, database: str, windows: Windows) -> None:
-    app.execute("create table deleted (rows int); insert into deleted values (0)")
+    app.execute("create table closed (rows int); insert into closed values (0)")
     app.execute(
         "create function count_it() returns trigger language plpgsql as"
-        " 'begin update deleted set rows = rows + 1; return old; end';"
-        "create trigger count_it before delete on after_hours_declines for each row execute function count_it()"
+        " 'begin update closed set rows = rows + 1; return new; end';"
+        "create trigger count_it before update on after_hours_sessions for each row execute function count_it()"
     )
-    result = sweep(database, OLD_DECLINES, pace=SHARED)
+    result = sweep(database, EXPIRED_SESSIONS, pace=SHARED)
     assert (result.status, result.remaining) == (Status.SUCCESS, 0)
     assert not windows.by[SECOND]
-    assert app.execute("select rows from deleted").fetchall() == [(result.affected,)]
+    assert app.execute("select rows from closed").fetchall() == [(result.affected,)]
 
 
 @pytest.mark.usefixtures("want")
@@ -189,7 +191,7 @@ def test_where_the_server_admits_no_second_connection_the_first_walks_alone(
             sql.SQL("grant select, update, delete on all tables in schema public to {}").format(sql.Identifier(role))
         )
         windows.before[FIRST] = lambda: time.sleep(0.01)  # time enough to be refused while it walks
-        result = sweep(psycopg.conninfo.make_conninfo(database, user=role), OLD_DECLINES, pace=SHARED)
+        result = sweep(psycopg.conninfo.make_conninfo(database, user=role), EXPIRED_SESSIONS, pace=SHARED)
         assert (result.status, result.remaining) == (Status.SUCCESS, 0), result.error
         assert not windows.by[SECOND]
         assert any("Walked on one connection" in note and "connection limit" in note for note in result.notes)
@@ -206,7 +208,7 @@ def test_a_second_connection_that_leads_to_another_server_writes_nothing(
     with embedded_server(durable=False) as other:
         elsewhere = Database.parse(other.url())
         monkeypatch.setattr(Session, "second", lambda session: Session(elsewhere, session.application_name))
-        result = sweep(database, OLD_DECLINES, pace=SHARED)
+        result = sweep(database, EXPIRED_SESSIONS, pace=SHARED)
     assert (result.status, result.remaining) == (Status.SUCCESS, 0)
     assert not windows.by[SECOND]
     assert any("another server" in note for note in result.notes)
@@ -216,11 +218,12 @@ def test_nothing_is_looked_for_again_after_two_have_walked_and_nobody_else_has_w
     with embedded_server(durable=False) as alone, psycopg.connect(alone.url(), autocommit=True) as app:
         create_tables(app)
         plant(app, 2_000, NOW)
+        app.execute("drop index after_hours_sessions_active_expiry")
 
         def looked() -> bool:
-            app.execute("update after_hours_declines set created_at = created_at - interval '8 days'")
+            app.execute("update after_hours_sessions set ended_at = null, expires_at = expires_at - interval '8 days'")
             with session_on(alone.url()) as session:
-                swept = Sweep(OLD_DECLINES, session, options(pace=LARGE_SHARED))
+                swept = Sweep(EXPIRED_SESSIONS, session, options(pace=LARGE_SHARED))
                 looked = any("looking" in progress.stage for progress in swept)
             assert (swept.result.access or "").endswith("two connections")
             return looked
@@ -236,15 +239,14 @@ def end(app: App, *sessions: Session) -> None:
         app.execute("select pg_terminate_backend(%s, 10000)", [session.backend_pid])
 
 
-@each_rule
 @pytest.mark.parametrize("lost", [[FIRST], [SECOND], [FIRST, SECOND]], ids=" and ".join)
 @pytest.mark.parametrize("at", [FIRST, SECOND])
 def test_a_connection_that_is_lost_is_made_again_and_nothing_is_lost_with_it(
-    app: App, database: str, want: Tables, windows: Windows, rule: Rule, lost: list[str], at: str
+    app: App, database: str, want: Tables, windows: Windows, lost: list[str], at: str
 ) -> None:
-    due = (rows_of(rule, snapshot(app)) - rows_of(rule, want)).total()
+    due = (rows_of(snapshot(app)) - rows_of(want)).total()
     with session_on(database) as session:
-        swept = Sweep(rule, session, options(pace=SHARED))
+        swept = Sweep(EXPIRED_SESSIONS, session, options(pace=SHARED))
 
         def lose() -> None:
             sessions = {FIRST: session, SECOND: second_of(session)}
@@ -254,7 +256,7 @@ def test_a_connection_that_is_lost_is_made_again_and_nothing_is_lost_with_it(
         result = finish(swept)
         assert session.generation == 1 + (FIRST in lost)
     assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, due, 0), result.error
-    assert rows_of(rule, snapshot(app)) == rows_of(rule, want)
+    assert rows_of(snapshot(app)) == rows_of(want)
     assert windows.by[SECOND]
 
 
@@ -263,12 +265,12 @@ def test_where_another_sweep_has_the_lock_neither_connection_writes_any_more(
 ) -> None:
     before = snapshot(app)
     with session_on(database) as session, session_on(database) as another:
-        swept = Sweep(OLD_DECLINES, session, options(pace=SHARED))
+        swept = Sweep(EXPIRED_SESSIONS, session, options(pace=SHARED))
         seen = [0]
 
         def overtake() -> None:
             end(app, session)
-            assert lock.hold(another, OLD_DECLINES.name)
+            assert lock.hold(another, EXPIRED_SESSIONS.name)
             seen[0] = len(windows.by[SECOND])
 
         windows.once(FIRST, 3, overtake)
@@ -276,8 +278,8 @@ def test_where_another_sweep_has_the_lock_neither_connection_writes_any_more(
     assert result.status is Status.FAILED
     assert "another session has it now" in (result.error or "")
     assert len(windows.by[SECOND]) <= seen[0]  # the one that was on
-    gone = rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, snapshot(app))
-    assert gone.total() == result.affected < (rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, want)).total()
+    gone = rows_of(before) - rows_of(snapshot(app))
+    assert gone.total() == result.affected < (rows_of(before) - rows_of(want)).total()
 
 
 @pytest.mark.parametrize("at", [FIRST, SECOND])
@@ -288,11 +290,11 @@ def test_an_interrupt_stops_both_within_a_window_and_what_was_committed_is_told(
     before = snapshot(app)
     stop = threading.Event()
     with session_on(database) as session:
-        swept = Sweep(OLD_DECLINES, session, options(pace=SHARED), stop)
+        swept = Sweep(EXPIRED_SESSIONS, session, options(pace=SHARED), stop)
         windows.once(at, 3, stop.set)
         result = finish(swept)
         assert not second_of(session).alive
-    gone = rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, snapshot(app))
+    gone = rows_of(before) - rows_of(snapshot(app))
     assert (result.status, result.affected) == (Status.INTERRUPTED, gone.total())
     assert all(len(by) <= 4 for by in windows.by.values())
 
@@ -301,14 +303,14 @@ def test_an_interrupt_stops_both_within_a_window_and_what_was_committed_is_told(
 def test_a_sweep_that_is_given_up_leaves_nobody_at_work(app: App, database: str, windows: Windows) -> None:
     before = snapshot(app)
     with session_on(database) as session:
-        swept = Sweep(OLD_DECLINES, session, options(pace=SHARED))
+        swept = Sweep(EXPIRED_SESSIONS, session, options(pace=SHARED))
         windows.once(FIRST, 2, lambda: None)
         steps = iter(swept)
         while next(steps).stage != "windows":
             pass
         steps.close()  # type: ignore[attr-defined]
         assert not second_of(session).alive
-    gone = rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, snapshot(app))
+    gone = rows_of(before) - rows_of(snapshot(app))
     assert swept.result.affected == gone.total()
 
 
@@ -321,8 +323,8 @@ def test_the_time_limit_ends_both(app: App, database: str, windows: Windows) -> 
         budget.deadline = time.monotonic()
 
     windows.once(FIRST, 3, time_is_up)
-    result = sweep(database, OLD_DECLINES, pace=SHARED, budget=budget)
-    gone = rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, snapshot(app))
+    result = sweep(database, EXPIRED_SESSIONS, pace=SHARED, budget=budget)
+    gone = rows_of(before) - rows_of(snapshot(app))
     assert (result.status, result.affected) == (Status.SUCCESS, gone.total())
     assert len(windows.by[FIRST]) == 3
 
@@ -333,42 +335,47 @@ def test_what_either_meets_that_preflight_has_not_seen_ends_the_sweep(
 ) -> None:
     before = snapshot(app)
 
-    def point_a_key_at_the_table() -> None:
-        app.execute("create table notes (decline uuid references after_hours_declines (id) on delete cascade)")
+    def put_a_trigger_on_the_table() -> None:
+        app.execute(
+            "create function opens() returns trigger language plpgsql as"
+            " 'begin new.ended_at = null; return new; end';"
+            "create trigger opens before update on after_hours_sessions for each row execute function opens()"
+        )
 
-    windows.once(at, 3, point_a_key_at_the_table)
-    result = sweep(database, OLD_DECLINES, pace=SHARED)
-    gone = rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, snapshot(app))
+    windows.once(at, 3, put_a_trigger_on_the_table)
+    result = sweep(database, EXPIRED_SESSIONS, pace=SHARED)
+    gone = rows_of(before) - rows_of(snapshot(app))
     assert (result.status, result.affected) == (Status.FAILED, gone.total())
-    assert "During the sweep a foreign key with an action was pointed at" in (result.error or "")
+    assert "During the sweep a trigger was put on" in (result.error or "")
     assert all(len(by) <= 4 for by in windows.by.values())
-    assert gone <= rows_of(OLD_DECLINES, before) - rows_of(OLD_DECLINES, want)
+    assert gone <= rows_of(before) - rows_of(want)
 
 
+@pytest.mark.usefixtures("want")
 def test_rows_that_are_locked_and_rows_that_cant_be_changed_are_told_whoever_meets_them(
-    app: App, database: str, want: Tables
+    app: App, database: str
 ) -> None:
-    app.execute("create table kept (decline uuid references after_hours_declines (id))")
-    old = [
+    expired = [
         identity
         for (identity,) in app.execute(
-            "select id from after_hours_declines where created_at < %s order by ctid", [NOW - timedelta(days=7)]
+            "select id from after_hours_sessions where ended_at is null and expires_at < %s order by ctid", [NOW]
         ).fetchall()
     ]
-    bad, locked = old[::20], old[1::20]
-    with app.cursor() as cursor:
-        cursor.executemany("insert into kept values (%s)", [(identity,) for identity in bad])
+    bad, locked = expired[::20], expired[1::20]
+    app.execute("update after_hours_sessions set fuzzed_latitude = -1 where id = any(%s)", [bad])
+    app.execute("alter table after_hours_sessions add constraint kept check (fuzzed_latitude >= 0) not valid")
+    want = expected(app, NOW)
     with connected(database) as user:
         user.execute("begin")
-        user.execute("select from after_hours_declines where id = any(%s) for update", [locked])
-        result = sweep(database, OLD_DECLINES, pace=SHARED)
+        user.execute("select from after_hours_sessions where id = any(%s) for update", [locked])
+        result = sweep(database, EXPIRED_SESSIONS, pace=SHARED)
     assert (result.status, result.affected, result.remaining) == (
         Status.FAILED,
-        len(old) - len(bad) - len(locked),
+        len(expired) - len(bad) - len(locked),
         len(bad) + len(locked),
     )
     assert "kept" in (result.error or "")
-    assert snapshot(app).only_here(want)["after_hours_declines"] == result.remaining
+    assert snapshot(app).only_here(want)["after_hours_sessions"] == result.remaining
 
 
 @pytest.mark.parametrize("cut_short", [Session.cancel, Session.abandon])
