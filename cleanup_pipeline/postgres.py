@@ -270,7 +270,7 @@ class Limits:
 
 
 class Session:
-    """One connection to the database to clean, at most, for as long as a run takes.
+    """One connection to the database to clean, at most, for as long as a run takes; a `second` is a session of its own.
 
     It may come back as another connection after a loss (`reconnect`): what lived in it, temporary tables and session
     locks, is then gone. `generation` counts the connections that there were, `written` the transactions that were
@@ -316,7 +316,8 @@ class Session:
         return self._connection is not None and not self._connection.closed
 
     def _open(self) -> _Connection:
-        connection = self.database.open(self.application_name)
+        # Known at once, so that whoever abandons it need not wait for what is asked first.
+        self._connection = connection = self.database.open(self.application_name)
         try:
             self.far_s = max(0.0, min(_answers_after_s(connection) for _ in range(2)) - _NEAR_S)
             (found,) = connection.execute(
@@ -329,10 +330,13 @@ class Session:
                 """
             ).fetchall()
         except psycopg.Error as error:
-            connection.close()
+            self.close()
             raise UnreachableError(
                 f"The database {self.database} broke the connection off: {explain(error)}."
             ) from None
+        except BaseException:
+            self.close()
+            raise
         self.server_version, self.backend_pid, self._search_path, synchronous, self.deadlock_timeout_s = found
         self._waits = synchronous not in ("off", "local")
         # A pooler gives its clients a process id of its own making.
@@ -342,7 +346,6 @@ class Session:
             if self.server_version >= 140000:
                 self._end_when_idle(connection)
         self._begins.clear()
-        self._connection = connection
         self.generation += 1
         return connection
 
@@ -356,7 +359,7 @@ class Session:
                 )
             )
         except psycopg.Error as error:
-            connection.close()
+            self.close()
             raise UnreachableError(
                 f"The database {self.database} broke the connection off: {explain(error)}."
             ) from None
@@ -384,29 +387,27 @@ class Session:
             connection.close()
 
     def second(self) -> "Session":
-        """Another one to the same database, for a thread beside: whatever cuts this one short cuts that one too."""
+        """Another one to the same database, for a thread beside: whoever cuts this one short cuts that one too."""
         self._second = Session(self.database, self.application_name)
         return self._second
 
     def cancel(self) -> None:
         """Ask the server to cancel the statement under way; may be called from another thread."""
-        if self._second is not None:
-            self._second.cancel()
         connection = self._connection
         if connection is not None and not connection.closed:
-            try:
+            with suppress(psycopg.Error):  # the statement's own timeout ends it
                 connection.cancel_safe(timeout=5.0)
-            except psycopg.Error:
-                return  # the statement's own timeout ends it
+        if self._second is not None:
+            self._second.cancel()
 
     def abandon(self) -> None:
         """Cut the connection, where the server does not even answer a cancel; may be called from another thread."""
-        if self._second is not None:
-            self._second.abandon()
         connection = self._connection
         if connection is not None and not connection.closed:
             with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as wire:
                 wire.shutdown(socket.SHUT_RDWR)
+        if self._second is not None:
+            self._second.abandon()
 
     @contextmanager
     def transaction(self, limits: Limits, *, writes: bool = False, rows: bool = False) -> Iterator["Transaction"]:

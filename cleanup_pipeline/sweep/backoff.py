@@ -50,8 +50,14 @@ class Backoff:
             self._reader.pause(_LOOK_EVERY_S)
             self._waited_s += _LOOK_EVERY_S
 
+    def beside(self, reader: Reader, writer: Writer) -> "Backoff":
+        """Another one for a thread beside: it has no more patience left than this one."""
+        backoff = Backoff(reader, writer, self._budget)
+        backoff._waited_s = self._waited_s
+        return backoff
+
     def take_over(self, other: "Backoff") -> None:
-        """Count what another has waited beside as well."""
+        """Count what the one beside has waited as well."""
         self._waited_for += other._waited_for
         self._waited_s = max(self._waited_s, other._waited_s)
 

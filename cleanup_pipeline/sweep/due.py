@@ -18,7 +18,7 @@ from cleanup_pipeline.sweep.walk import Sections, write_windows
 from cleanup_pipeline.sweep.window import Leftovers
 from cleanup_pipeline.sweep.witness import Witness
 from cleanup_pipeline.sweep.work import MOST_PASSES, Gathered, Work
-from cleanup_pipeline.sweep.worker import Worker, worth_sharing
+from cleanup_pipeline.sweep.worker import worth_sharing, write_together
 
 
 class DueRows:
@@ -93,21 +93,10 @@ class DueRows:
     def _walk(self, leaf: Leaf) -> Iterator[float]:
         work = self._work
         pages = work.reader.pages(work.statements, leaf)
-        if not worth_sharing(work, pages):
-            yield from write_windows(work, leaf, Sections(pages))
-            return
-        sections = Sections(pages, walks=2)
-        share = 0.0
-        with Worker(work, leaf, sections) as worker:
-            for share in write_windows(work, leaf, sections):
-                worker.report()
-                yield share
-            for _ in worker.until_it_ends():
-                # Idle for long, our session would be ended, and the lock lost with it.
-                work.reader.once(lambda _: None)
-                worker.report()
-                yield share
-        yield share if work.options.budget.spent else 1.0
+        shared = worth_sharing(work, pages)
+        sections = Sections(pages, walks=2 if shared else 1)
+        for _ in (write_together if shared else write_windows)(work, leaf, sections):
+            yield sections.share
 
     def _take_gathered(self, leaf: Leaf, due: int) -> Iterator[float]:
         work = self._work

@@ -39,7 +39,10 @@ def hold_in(transaction: Transaction, name: str) -> bool:
 
 
 def is_held(session: Session, name: str, *, by: int | None = None) -> bool:
-    """Whether this connection, or the one of process `by`, holds the lock `name`; false where it was lost meanwhile."""
+    """Whether the lock `name` is held by the server's process `by`, or else by this connection.
+
+    False where that one was lost meanwhile.
+    """
     try:
         with session.transaction(_LIMITS) as transaction:
             (held,) = transaction.one(
@@ -47,13 +50,13 @@ def is_held(session: Session, name: str, *, by: int | None = None) -> bool:
                     """
                     select exists (
                         select from pg_catalog.pg_locks
-                        where locktype = 'advisory' and granted and pid = coalesce({pid}::int, pg_backend_pid())
+                        where locktype = 'advisory' and granted and pid = {pid}
                           and classid = {namespace}::bigint::oid and objid = {number}::bigint::oid
                           and database = (select oid from pg_catalog.pg_database where datname = current_database())
                     )
                     """
                 ).format(
-                    pid=sql.Literal(by),
+                    pid=sql.Literal(by or session.backend_pid),
                     namespace=sql.Literal(_NAMESPACE % 2**32),
                     number=sql.Literal(_number(name) % 2**32),
                 )

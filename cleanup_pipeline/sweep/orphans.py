@@ -145,16 +145,15 @@ class OrphanedRows:
                 judging_s, working_s, waiting_s = time.monotonic() - began, 0.0, 0.0
                 if pairs:
                     tids, references = zip(*pairs, strict=True)
-                    before = work.result.affected
                     window = Rows(tids, references)
-                    working_s, waiting_s = work.write(leaf, window)
-                    if work.result.affected - before < len(pairs):
+                    changed, working_s, waiting_s = work.write(leaf, window)
+                    if changed < len(pairs):
                         doubtful.append((leaf, window))
                 stride.took(blocks.end - first, judging_s + working_s)
                 first = blocks.end
                 yield work.progress("windows", first / pages)
-                for share in work.rest(first / pages, judging_s + working_s, waiting_s):
-                    yield work.progress("windows", share)
+                for _ in work.rest(judging_s + working_s, waiting_s):
+                    yield work.progress("windows", first / pages)
         return orphans
 
     def _count(self) -> Generator[Progress, None, judgement.Orphans]:

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import errors
 
 from cleanup_pipeline.postgres import (
+    IDLE_IN_TRANSACTION_TIMEOUT_S,
     CleanupError,
     CommitInDoubtError,
     Limits,
@@ -31,6 +32,10 @@ _BEGIN_AND_COMMIT = 2
 _PATIENCE_S = 10.0
 _LOCKED_PAUSE_S = 0.2
 _SHORT = Limits(statement_s=10.0)
+# The server ends a transaction of which the client is gone.
+_SETTLES_WITHIN_S = IDLE_IN_TRANSACTION_TIMEOUT_S + 1.0
+_SETTLING_PAUSE_S = 0.1
+UNTOLD = "Whether the window under way was committed can't be told; it is not counted."
 PAGES_AT_FIRST = 16
 # What reading a page costs at the least; an empty stretch must not lead into a slice that is far too long.
 LEAST_PAGE_S = 5e-6
@@ -61,18 +66,25 @@ class Reader:
     """
 
     def __init__(
-        self, session: Session, pace: Pace, stop: threading.Event, relock: Callable[[], None] = lambda: None
+        self,
+        session: Session,
+        pace: Pace,
+        stop: threading.Event,
+        relock: Callable[[], None] = lambda: None,
+        *,
+        reconnects: bool = True,
     ) -> None:
         self._session = session
         self._pace = pace
         self._stop = stop
         self._relock = relock
+        self._may_reconnect = reconnects
         self._reconnects = 0
         self._judged_in = 0
 
-    def beside(self, session: Session, relock: Callable[[], None]) -> "Reader":
-        """Another one for a thread beside: at the same pace, and stopped with this one."""
-        return Reader(session, self._pace, self._stop, relock)
+    def beside(self, session: Session, stop: threading.Event) -> "Reader":
+        """Another one for a thread beside, at the same pace, which does not bring its session back."""
+        return Reader(session, self._pace, stop, reconnects=False)
 
     @property
     def far_s(self) -> float:
@@ -237,8 +249,11 @@ class Reader:
     def reconnect(self, lost: LostConnectionError) -> None:
         """Come back after a lost connection.
 
-        Raises `FailedError` where that does not succeed within its limits, `InterruptedSweepError` on a stop.
+        Raises `FailedError` where that does not succeed within its limits, `InterruptedSweepError` on a stop, and
+        `lost` itself where it is not to be tried.
         """
+        if not self._may_reconnect:
+            raise lost
         while True:
             self.check_stop()
             self._reconnects += 1
@@ -255,13 +270,18 @@ class Reader:
                 return
 
     def was_committed(self, lost: CommitInDoubtError) -> bool:
-        """Whether the transaction that was lost during its commit was committed. Raises `FailedError` if unknown."""
+        """Whether the transaction that was lost during its commit was committed.
+
+        Raises `FailedError` where that can't be told, or `InterruptedSweepError` where the connection is away as well.
+        """
+        patient_until = time.monotonic() + _SETTLES_WITHIN_S
         try:
-            committed = self._session.settled(lost.xid)
-        except LostConnectionError:
-            committed = None
-        if committed is None:
-            raise FailedError(f"{lost} Whether that window was committed can't be told; it is not counted.") from None
+            while (committed := self.patiently(lambda: self._session.settled(lost.xid))) is None:
+                if time.monotonic() > patient_until:
+                    raise FailedError(str(lost))
+                time.sleep(_SETTLING_PAUSE_S)
+        except CleanupError as error:
+            raise type(error)(f"{error} {UNTOLD}") from None
         return committed
 
 

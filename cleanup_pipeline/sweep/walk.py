@@ -34,7 +34,7 @@ _REMEMBERED = 8
 _IDLE_WINDOWS, _MOST_IDLE_WINDOWS = 2, 64
 _NEAR = 4
 _LONGEST_LOOK_S = 0.2
-# Where several walk, a section is such a part of what is left; the last ones are no smaller than that part of all.
+# Of n walks each takes 1/(4 n) of what is left, and at least 1/256 of the table.
 _SECTIONS_EACH = 4
 _MOST_SECTIONS = 256
 
@@ -45,29 +45,51 @@ def page_stride(pace: Pace, far_s: float, first: int = 1) -> Stride:
 
 
 class Sections:
-    """The blocks of a table, handed out from the first to the last to one walk, or in sections to `walks` at once."""
+    """The blocks of a table, handed out from the first to the last: to one walk as a whole, to several piece by piece.
+
+    Of several, each gets a part of what is left, the smaller the later it asks, so that all end at once.
+    """
 
     def __init__(self, pages: int, walks: int = 1) -> None:
-        self.pages = pages
+        self._pages = pages
         self._walks = walks
-        self._next = 0
+        self._next = self._done = 0
+        self._given_back: list[Blocks] = []
         self._lock = threading.Lock()
 
+    @property
+    def share(self) -> float:
+        """How much of the table is done, by whomever."""
+        return self._done / self._pages if self._pages else 1.0
+
     def take(self) -> Blocks | None:
-        """The next section; None where all are taken. The later, the smaller, so that all walks end at once."""
+        """The next section; None where there is none."""
         with self._lock:
-            first, left = self._next, self.pages - self._next
+            if self._given_back:
+                return self._given_back.pop()
+            first, left = self._next, self._pages - self._next
             if not left:
                 return None
             size = left if self._walks == 1 else left // (_SECTIONS_EACH * self._walks)
-            self._next += min(left, max(size, self.pages // _MOST_SECTIONS, 1))
+            self._next += min(left, max(size, self._pages // _MOST_SECTIONS, 1))
             return Blocks(first, self._next)
+
+    def note_done(self, pages: int) -> None:
+        """Note that so many pages are done."""
+        with self._lock:
+            self._done += pages
+
+    def give_back(self, section: Blocks) -> None:
+        """Leave what is not done of a section to the next who asks."""
+        with self._lock:
+            if section.first < section.end:
+                self._given_back.append(section)
 
 
 class Walk:
     """One walk over `sections` of `leaf`. Iterate for its windows, and tell what each `took` before the next.
 
-    None comes in a window's place where the walk has only read. `share` is how much of the way is behind it.
+    None comes in a window's place where the walk has only read.
     """
 
     def __init__(self, leaf: Leaf, sections: Sections, statements: Statements, reader: Reader, pace: Pace) -> None:
@@ -97,25 +119,27 @@ class Walk:
         self._is_dear = False
         self._to_end = False
 
-    @property
-    def share(self) -> float:
-        """How much of the way is done."""
-        return self._first / self._sections.pages if self._sections.pages else 1.0
-
     def __iter__(self) -> Iterator[Blocks | None]:
         while self._is_on():
             if self._idle >= self._patience:
                 yield from self._read_on()
             else:
-                window = self._window
-                self._first = window.end
-                yield window
+                yield self._window
+
+    @property
+    def left(self) -> Blocks:
+        """What is not done of the section under way."""
+        return Blocks(self._first, self._end)
 
     def _is_on(self) -> bool:
         """Whether there is something left; goes on to the next section at the end of one."""
         if self._first == self._end and (section := self._sections.take()):
             self._first, self._end = section.first, section.end
         return self._first < self._end
+
+    def _go_to(self, block: int) -> None:
+        self._sections.note_done(block - self._first)
+        self._first = block
 
     @property
     def _window(self) -> Blocks:
@@ -139,8 +163,7 @@ class Walk:
         # Of the rows that were picked somebody may have changed a few meanwhile.
         is_full = window.most is not None and changed >= window.most - window.most // 8
         if is_full and self._changed <= max(_MOST_ROWS_A_PAGE, 2 * self._rows_a_page) * pages:
-            # There may be more of them: once more from where it began, and by small steps.
-            self._first = window.first
+            # There may be more of them: once more, and by small steps.
             self._is_dear |= is_dear
             if pages > 1:
                 self._pages = page_stride(self._pace, self._reader.far_s)
@@ -149,8 +172,8 @@ class Walk:
         # A trigger may keep the very rows that were picked: what else there is is taken without picking.
         self._to_end = bool(window.most and self._statements.target.triggers)
         if self._to_end:
-            self._first = window.first
             return
+        self._go_to(window.end)
         self._idle = 0 if self._changed else self._idle + 1
         self._is_dear = is_dear
         self._due_share = self._share_due(self._changed, pages)
@@ -167,34 +190,40 @@ class Walk:
         return min(changed / pages, lately) / self._rows_a_page
 
     def _read_on(self) -> Iterator[None]:
-        """Go to the next block with a row that is due."""
-        before, self._idle = self._first, 0
+        """Go to the next block with a row that is due, or to the section's end, behind which the next look goes on."""
+        before = self._first
 
         def look(transaction: Transaction, _: Leaf, blocks: Blocks) -> int | None:
             transaction.run(IN_BLOCK_ORDER)
             found = transaction.rows(self._first_due, blocks.bounds, prepared=True)
             return int(found[0][0]) if found else None
 
-        for blocks, block in self._reader.read(self._leaf, Blocks(before, self._end), look, self._looks):
-            self._first = blocks.end if block is None else block
-            if block is not None:
-                break
-            yield None
-        near = self._first - before < _NEAR * self._pages.size
-        self._patience = min(2 * self._patience, _MOST_IDLE_WINDOWS) if near else _IDLE_WINDOWS
-
-
-def write_windows(work: Work, leaf: Leaf, sections: Sections) -> Iterator[float]:
-    """Clean `leaf` on a walk, window by window. Gives the share of the way that is done."""
-    walk = Walk(leaf, sections, work.statements, work.reader, work.options.pace)
-    for window in walk:
-        if work.options.budget.spent:
+        for blocks, block in self._reader.read(self._leaf, self.left, look, self._looks):
+            if block is None:
+                self._go_to(blocks.end)
+                yield
+                continue
+            self._go_to(block)
+            near = block - before < _NEAR * self._pages.size
+            self._patience = min(2 * self._patience, _MOST_IDLE_WINDOWS) if near else _IDLE_WINDOWS
+            self._idle = 0
             return
-        if window is None:
-            yield walk.share
-            continue
-        before = work.result.affected
-        working_s, waiting_s = work.write(leaf, window)
-        walk.took(window, work.result.affected - before, working_s)
-        yield walk.share
-        yield from work.rest(walk.share, working_s, waiting_s)
+
+
+def write_windows(work: Work, leaf: Leaf, sections: Sections) -> Iterator[None]:
+    """Clean `leaf` on a walk, window by window. What it leaves of a section, however it ends, is given back."""
+    walk = Walk(leaf, sections, work.statements, work.reader, work.options.pace)
+    try:
+        for window in walk:
+            if work.options.budget.spent:
+                return
+            if window is None:
+                yield
+                continue
+            changed, working_s, waiting_s = work.write(leaf, window)
+            walk.took(window, changed, working_s)
+            yield
+            for _ in work.rest(working_s, waiting_s):
+                yield
+    finally:
+        sections.give_back(walk.left)

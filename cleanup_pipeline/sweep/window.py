@@ -6,6 +6,7 @@ locked; those are tried once more at the end. A window that a single row spoils 
 stays.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from cleanup_pipeline.postgres import (
 )
 from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.moment import earliest, is_before
-from cleanup_pipeline.sweep.reader import FailedError, Reader
+from cleanup_pipeline.sweep.reader import UNTOLD, FailedError, Reader
 from cleanup_pipeline.sweep.result import Result
 from cleanup_pipeline.sweep.statements import Blocks, Candidates, Rows, Scope, Statements
 
@@ -42,6 +43,8 @@ _OF_ROWS = ("21", "22", "23", "27", "38", "39", "44", "P0")
 _OF_THE_SERVER = ("08", "0A", "25", "53", "57", "58", "F0", "XX")
 _LOOK_FOR_WAITERS_EVERY_S = 0.1
 _NOTHING_WAITS = sql.SQL("set constraints all immediate")
+# Two may count in one result.
+_TALLY = threading.Lock()
 
 
 @dataclass(slots=True)
@@ -106,6 +109,7 @@ class Writer:
         self.working_s = 0.0
         self.asked = 0
         self.held_up_others = False
+        self._in_doubt: tuple[int, float, str | None] = (0, 0.0, None)
         self._next_look = 0.0
         self._surprises: dict[int, bytes] = {}
         # A walk learns from the rows that it cleans how old they were, until one was overdue: their age costs a little.
@@ -148,6 +152,14 @@ class Writer:
         self.leftovers.locked += other.leftovers.locked
         self.leftovers.spoilt += other.leftovers.spoilt
         self.why_spoilt = self.why_spoilt or other.why_spoilt
+
+    def settle(self, other: "Writer", lost: CommitInDoubtError) -> None:
+        """Count the window that another has lost during its commit, if it was committed.
+
+        Raises `FailedError` where that can't be told.
+        """
+        if self._reader.was_committed(lost):
+            self._count(*other._in_doubt)
 
     def _write_what_is_free(self, leaf: Leaf, scope: Scope) -> int:
         try:
@@ -237,11 +249,11 @@ class Writer:
                     self.working_s += time.monotonic() - started
                     self.asked += transaction.asked
             except LostConnectionError as lost:
+                self._in_doubt = affected, time.monotonic() - began, oldest
                 self._reconnect(lost)
                 if not isinstance(lost, CommitInDoubtError) or not self._reader.was_committed(lost):
                     continue
-            self._count(affected, time.monotonic() - began)
-            self._result.oldest = earliest(self._result.oldest, oldest)
+            self._count(affected, time.monotonic() - began, oldest)
             return affected
 
     def _limit(self, scope: Scope) -> int | None:
@@ -302,16 +314,17 @@ class Writer:
         try:
             self._reader.reconnect(lost)
         except CleanupError as error:
-            if isinstance(lost, CommitInDoubtError):
-                unknown = "Whether the window under way was committed can't be told; it is not counted."
-                raise type(error)(f"{error} {unknown}") from None
+            if isinstance(lost, CommitInDoubtError) and error is not lost:
+                raise type(error)(f"{error} {UNTOLD}") from None
             raise
 
-    def _count(self, affected: int, seconds: float) -> None:
+    def _count(self, affected: int, seconds: float, oldest: str | None) -> None:
         result = self._result
-        result.affected += affected
-        result.batches += 1
-        result.longest_batch_ms = max(result.longest_batch_ms or 0.0, seconds * 1000)
+        with _TALLY:
+            result.affected += affected
+            result.batches += 1
+            result.longest_batch_ms = max(result.longest_batch_ms or 0.0, seconds * 1000)
+            result.oldest = earliest(result.oldest, oldest)
         if self._budget.rows is not None:
             self._budget.rows -= affected
 

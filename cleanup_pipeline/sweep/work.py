@@ -1,8 +1,9 @@
 """What the sweep of one rule works with, and the steps that rules of either kind share."""
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from psycopg import errors, sql
@@ -75,26 +76,25 @@ class Work:
         self.writer = Writer(session, reader, self.statements, result, options.budget)
         self._backoff = Backoff(reader, self.writer, options.budget)
         self._began = began
-        self._held_back: str | None = None
+        self.held_back: str | None = None  # by whom
         self.gathers = False  # whether there is a temporary table
+        self.can_be_shared = True  # until a second connection was lost
 
     # Sharing the work with a thread beside.
 
-    def beside(self, session: Session, relock: Callable[[], None]) -> "Work":
-        """The same work on `session`, with a tally of its own and no limit on rows."""
-        options = replace(self.options, budget=Budget(deadline=self.options.budget.deadline))
-        result = Result(self.result.rule, oldest=self.result.oldest)
-        work = Work(session, self.reader.beside(session, relock), options, self.target, result, self._began)
+    def beside(self, stop: threading.Event) -> "Work":
+        """The same work for a thread beside, on a second session. Not for a run that may take only so many rows."""
+        session = self.session.second()
+        work = Work(session, self.reader.beside(session, stop), self.options, self.target, self.result, self._began)
         work.writer.asks_age = self.writer.asks_age
+        work._backoff = self._backoff.beside(work.reader, work.writer)
         return work
 
     def take_over(self, other: "Work") -> None:
-        """Go on with what a work beside has left undone, and remember what it has met."""
+        """Go on with what the work beside has left undone, and remember what it has met."""
         self.writer.take_over(other.writer)
         self._backoff.take_over(other._backoff)
-        # For the witness: of what a lost connection left unsaid it is to know nothing.
-        if other.session.generation == 1:
-            self.session.written += other.session.written
+        self.session.written += other.session.written
 
     # Telling.
 
@@ -112,7 +112,7 @@ class Work:
         if rows is not None and affected:
             share = max(share, affected / (affected + rows))
         elapsed_s = time.monotonic() - self._began
-        return Progress(self.result.rule, self._held_back or stage, affected, min(share, 1.0), elapsed_s)
+        return Progress(self.result.rule, self.held_back or stage, affected, min(share, 1.0), elapsed_s)
 
     # Reading.
 
@@ -150,20 +150,20 @@ class Work:
 
     # Writing.
 
-    def write(self, leaf: Leaf, window: Scope) -> tuple[float, float]:
-        """Write one window; returns the seconds that its statements worked, and those that it took besides."""
+    def write(self, leaf: Leaf, window: Scope) -> tuple[int, float, float]:
+        """Write one window; returns the rows changed, the seconds that statements worked, and those it took besides."""
         began, self.writer.working_s = time.monotonic(), 0.0
-        self.writer.write(leaf, window)
-        return self.writer.working_s, time.monotonic() - began - self.writer.working_s
+        changed = self.writer.write(leaf, window)
+        return changed, self.writer.working_s, time.monotonic() - began - self.writer.working_s
 
-    def rest(self, share: float, working_s: float, waiting_s: float) -> Iterator[float]:
-        """Rest after a window; gives `share` again each second that somebody is waited for."""
+    def rest(self, working_s: float, waiting_s: float) -> Iterator[None]:
+        """Rest after a window; comes back each second that somebody is waited for."""
         asked, self.writer.asked = self.writer.asked, 0
         self.reader.rest(working_s, waiting_s, asked)
         for reason in self._backoff.hold_back(working_s):
-            self._held_back = reason
-            yield share
-        self._held_back = None
+            self.held_back = reason
+            yield
+        self.held_back = None
 
     # What was gathered.
 
@@ -186,14 +186,14 @@ class Work:
         while done < part.rows and not self.options.budget.spent:
             last, rows = self.ask(self.statements.next_candidates(after, part.last, stride.size))
             window = Candidates(after, last, rows)
-            before = self.result.affected
-            working_s, waiting_s = self.write(part.leaf, window)
+            changed, working_s, waiting_s = self.write(part.leaf, window)
             stride.took(rows, working_s)
-            if self.result.affected - before < rows:
+            if changed < rows:
                 doubtful.append((part.leaf, window))
             after, done = last, done + rows
             yield done / part.rows
-            yield from self.rest(done / part.rows, working_s, waiting_s)
+            for _ in self.rest(working_s, waiting_s):
+                yield done / part.rows
 
     def _row_stride(self) -> Stride:
         target_s = self.options.pace.window_s

@@ -131,6 +131,24 @@ def test_a_standby_that_does_not_catch_up_is_not_waited_for_without_end(
     assert any("it went on, since the standby did not catch up" in note for note in result.notes)
 
 
+@pytest.mark.usefixtures("looks_often")
+def test_two_connections_have_no_more_patience_with_a_standby_than_one(
+    database: str, standby: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backoff, "PATIENCE_S", 0.1)
+    pause(standby)
+    with session_on(database) as session:
+        swept = Sweep(OLD_DECLINES, session, options(pace=SLOW))
+        result = finish(swept)
+        assert swept._work is not None
+        beside = swept._work.beside(threading.Event())
+        assert list(beside.rest(0.0, 0.0)) == []
+        swept._work.take_over(beside)
+        swept._work.tell_what_held_it_back()
+    standby.execute("select pg_wal_replay_resume()")
+    assert len(result.notes) == len(set(result.notes)) == 1
+
+
 @pytest.mark.usefixtures("standby")
 def test_a_standby_that_keeps_up_is_not_waited_for(database: str) -> None:
     result = sweep(database, OLD_DECLINES, pace=TINY)

@@ -1,10 +1,13 @@
 """At full speed two connections walk over a table at once; what one of them meets, the sweep tells."""
 
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import psycopg
 import pytest
@@ -22,8 +25,9 @@ from cleanup_pipeline.sweep.catalog import Leaf
 from cleanup_pipeline.sweep.result import Status
 from cleanup_pipeline.sweep.statements import Blocks, Scope
 from cleanup_pipeline.sweep.sweep import Sweep
-from cleanup_pipeline.sweep.walk import Sections
+from cleanup_pipeline.sweep.walk import Sections, write_windows
 from cleanup_pipeline.sweep.window import Budget, Writer
+from cleanup_pipeline.sweep.work import Work
 from cleanup_pipeline_tests.databases import name_of
 from cleanup_pipeline_tests.oracle import Tables, expected, snapshot
 from cleanup_pipeline_tests.sweep.steps import (
@@ -39,6 +43,7 @@ from cleanup_pipeline_tests.sweep.steps import (
     sweep,
     wait_until,
 )
+from cleanup_pipeline_tests.sweep.wire import wire
 
 App = Connection[Any]
 FIRST, SECOND = "the first", "the second"
@@ -194,7 +199,7 @@ def test_where_the_server_admits_no_second_connection_the_first_walks_alone(
         result = sweep(psycopg.conninfo.make_conninfo(database, user=role), EXPIRED_SESSIONS, pace=SHARED)
         assert (result.status, result.remaining) == (Status.SUCCESS, 0), result.error
         assert not windows.by[SECOND]
-        assert any("Walked on one connection" in note and "connection limit" in note for note in result.notes)
+        assert any("One connection went on alone" in note and "connection limit" in note for note in result.notes)
         assert "two connections" not in (result.access or "")
     finally:
         app.execute(sql.SQL("drop owned by {}; drop role {}").format(sql.Identifier(role), sql.Identifier(role)))
@@ -234,6 +239,14 @@ def test_nothing_is_looked_for_again_after_two_have_walked_and_nobody_else_has_w
 # --- What either meets.
 
 
+def gives_up_at_once(work: Work, leaf: Leaf, sections: Sections) -> Iterator[None]:
+    """A walk that takes a section and, where it is the second, does nothing of it."""
+    for step in write_windows(work, leaf, sections):
+        if threading.current_thread() is not threading.main_thread():
+            raise LostConnectionError("It was lost.")
+        yield step
+
+
 def end(app: App, *sessions: Session) -> None:
     for session in sessions:
         app.execute("select pg_terminate_backend(%s, 10000)", [session.backend_pid])
@@ -241,7 +254,7 @@ def end(app: App, *sessions: Session) -> None:
 
 @pytest.mark.parametrize("lost", [[FIRST], [SECOND], [FIRST, SECOND]], ids=" and ".join)
 @pytest.mark.parametrize("at", [FIRST, SECOND])
-def test_a_connection_that_is_lost_is_made_again_and_nothing_is_lost_with_it(
+def test_whichever_connection_is_lost_nothing_is_lost_with_it(
     app: App, database: str, want: Tables, windows: Windows, lost: list[str], at: str
 ) -> None:
     due = (rows_of(snapshot(app)) - rows_of(want)).total()
@@ -258,28 +271,150 @@ def test_a_connection_that_is_lost_is_made_again_and_nothing_is_lost_with_it(
     assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, due, 0), result.error
     assert rows_of(snapshot(app)) == rows_of(want)
     assert windows.by[SECOND]
+    assert any("One connection went on alone" in note for note in result.notes)
+
+
+def test_what_a_worker_leaves_of_its_section_is_done_although_nobody_else_has_written(
+    windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with embedded_server(durable=False) as alone, psycopg.connect(alone.url(), autocommit=True) as app:
+        create_tables(app)
+        plant(app, 2_000, NOW)
+        app.execute("drop index after_hours_sessions_active_expiry")
+        app.execute("alter system set autovacuum = off")
+        app.execute("select pg_reload_conf()")
+        want = expected(app, NOW)
+        windows.once(SECOND, 1, lambda: None)
+        monkeypatch.setattr("cleanup_pipeline.sweep.worker.write_windows", gives_up_at_once)
+        result = sweep(alone.url(), EXPIRED_SESSIONS, pace=SHARED)
+        assert (result.status, result.remaining) == (Status.SUCCESS, 0)
+        assert rows_of(snapshot(app)) == rows_of(want)
 
 
 def test_where_another_sweep_has_the_lock_neither_connection_writes_any_more(
     app: App, database: str, want: Tables, windows: Windows
 ) -> None:
     before = snapshot(app)
+    overtaken = threading.Event()
     with session_on(database) as session, session_on(database) as another:
         swept = Sweep(EXPIRED_SESSIONS, session, options(pace=SHARED))
-        seen = [0]
 
         def overtake() -> None:
-            end(app, session)
-            assert lock.hold(another, EXPIRED_SESSIONS.name)
-            seen[0] = len(windows.by[SECOND])
+            if len(windows.by[FIRST]) == 3:
+                windows.wait_for(SECOND)
+                end(app, session)
+                assert lock.hold(another, EXPIRED_SESSIONS.name)
+                overtaken.set()
+                # The first learns nothing of it yet.
+                wait_until(lambda: not second_walks(), "the second to end by itself")
 
-        windows.once(FIRST, 3, overtake)
+        windows.before = {FIRST: overtake, SECOND: lambda: overtaken.wait(PATIENCE_S)}
         result = finish(swept)
     assert result.status is Status.FAILED
     assert "another session has it now" in (result.error or "")
-    assert len(windows.by[SECOND]) <= seen[0]  # the one that was on
+    assert len(windows.by[SECOND]) == 1  # the one that was on
     gone = rows_of(before) - rows_of(snapshot(app))
     assert gone.total() == result.affected < (rows_of(before) - rows_of(want)).total()
+
+
+@contextmanager
+def second_by(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have every second connection go by way of `url`."""
+
+    def second(session: Session) -> Session:
+        session._second = Session(Database.parse(url), session.application_name)
+        return session._second
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "second", second)
+        yield
+
+
+@pytest.mark.parametrize("at", ["before", "after"])
+def test_a_second_connection_that_is_lost_during_a_commit_neither_loses_nor_doubles_what_is_counted(
+    app: App,
+    server_url: str,
+    database: str,
+    want: Tables,
+    windows: Windows,
+    monkeypatch: pytest.MonkeyPatch,
+    at: Literal["before", "after"],
+) -> None:
+    due = (rows_of(snapshot(app)) - rows_of(want)).total()
+    windows.once(FIRST, 2, lambda: None)
+    with wire(server_url, at) as broken, second_by(broken.url(database), monkeypatch):
+        result = sweep(database, EXPIRED_SESSIONS, pace=SHARED)
+        assert broken.breaks_left == 0
+    assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, due, 0), result.error
+    assert rows_of(snapshot(app)) == rows_of(want)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["settled", "unknown"])
+@pytest.mark.usefixtures("want")
+def test_a_commit_that_was_in_doubt_when_the_sweep_was_interrupted_is_settled_or_told(
+    app: App, server_url: str, database: str, windows: Windows, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    if not known:
+        monkeypatch.setattr(Session, "settled", lambda *_: None)
+        monkeypatch.setattr("cleanup_pipeline.sweep.reader._SETTLES_WITHIN_S", 0.0)
+    before = snapshot(app)
+    stop = threading.Event()
+    with (
+        wire(server_url, "after") as broken,
+        second_by(broken.url(database), monkeypatch),
+        session_on(database) as session,
+    ):
+
+        def stop_when_it_is_lost() -> None:
+            if len(windows.by[FIRST]) == 3:
+                wait_until(lambda: broken.breaks_left == 0 and not second_walks(), "the second to be lost")
+                stop.set()
+
+        windows.before[FIRST] = stop_when_it_is_lost
+        result = finish(Sweep(EXPIRED_SESSIONS, session, options(pace=SHARED), stop))
+    gone = (rows_of(before) - rows_of(snapshot(app))).total()
+    assert result.status is Status.INTERRUPTED
+    assert ("not counted" in (result.error or "")) is not known
+    assert result.affected == gone if known else result.affected < gone
+
+
+def second_walks() -> bool:
+    """Whether there is a second walk at work."""
+    return any(thread.name.endswith("second walk") for thread in threading.enumerate())
+
+
+def test_a_second_connection_that_does_not_come_up_is_not_waited_for(
+    app: App, database: str, want: Tables, windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    due = (rows_of(snapshot(app)) - rows_of(want)).total()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://somebody@127.0.0.1:{silent.getsockname()[1]}/nothing"
+        with second_by(url, monkeypatch):
+            result = sweep(database, EXPIRED_SESSIONS, pace=SHARED)
+        assert second_walks(), "it still tries"
+    wait_until(lambda: not second_walks(), "the second to be refused")
+    assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, due, 0)
+    assert not windows.by[SECOND]
+    assert "two connections" not in (result.access or "")
+
+
+@pytest.mark.usefixtures("want")
+def test_a_cancel_that_meets_the_second_between_its_windows_does_not_end_the_sweep(
+    database: str, windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows.once(FIRST, 2, lambda: None)
+    asked: list[bool] = []
+
+    def is_held(*given: Any, **by: Any) -> bool:
+        asked.append(True)
+        if len(asked) == 3:
+            raise psycopg.errors.QueryCanceled
+        return lock.is_held(*given, **by)
+
+    monkeypatch.setattr("cleanup_pipeline.sweep.worker.lock", SimpleNamespace(is_held=is_held))
+    result = sweep(database, EXPIRED_SESSIONS, pace=SHARED)
+    assert (result.status, result.remaining) == (Status.SUCCESS, 0), result.error
+    assert len(windows.by[SECOND]) == 2
 
 
 @pytest.mark.parametrize("at", [FIRST, SECOND])
@@ -304,7 +439,7 @@ def test_a_sweep_that_is_given_up_leaves_nobody_at_work(app: App, database: str,
     before = snapshot(app)
     with session_on(database) as session:
         swept = Sweep(EXPIRED_SESSIONS, session, options(pace=SHARED))
-        windows.once(FIRST, 2, lambda: None)
+        windows.before[FIRST] = lambda: windows.wait_for(SECOND)
         steps = iter(swept)
         while next(steps).stage != "windows":
             pass
@@ -326,7 +461,7 @@ def test_the_time_limit_ends_both(app: App, database: str, windows: Windows) -> 
     result = sweep(database, EXPIRED_SESSIONS, pace=SHARED, budget=budget)
     gone = rows_of(before) - rows_of(snapshot(app))
     assert (result.status, result.affected) == (Status.SUCCESS, gone.total())
-    assert len(windows.by[FIRST]) == 3
+    assert all(len(by) <= 4 for by in windows.by.values())
 
 
 @pytest.mark.parametrize("at", [FIRST, SECOND])
