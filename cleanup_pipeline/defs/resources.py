@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 
 from dagster import (
@@ -27,6 +28,7 @@ from cleanup_pipeline.postgres import (
     ConfigurationError,
     Database,
     Limits,
+    LostConnectionError,
     Session,
     UnreachableError,
 )
@@ -241,8 +243,9 @@ class CleanupRun(ConfigurableResource["CleanupRun"]):
             generation = session.generation
             claim_day(instance, run.run_id, when, lambda name: lock.hold(session, name))
             # Where Dagster's storage was slow the server may have ended our idle session, and the lock with it.
-            if lock.is_held(session, lock_name(when)) and session.generation == generation:
-                return
+            with suppress(LostConnectionError):
+                if lock.is_held(session, lock_name(when)) and session.generation == generation:
+                    return
         raise UnreachableError(f"The connection to {session.database} does not last as long as claiming the day takes.")
 
 

@@ -4,7 +4,7 @@ import zlib
 
 from psycopg import sql
 
-from cleanup_pipeline.postgres import CleanupError, Limits, LostConnectionError, Session, Transaction
+from cleanup_pipeline.postgres import CleanupError, Limits, Session, Transaction
 
 # Advisory locks are two 32-bit numbers; the first keeps ours apart from the app's.
 _NAMESPACE = zlib.crc32(b"cleanup_pipeline") - 2**31
@@ -41,28 +41,25 @@ def hold_in(transaction: Transaction, name: str) -> bool:
 def is_held(session: Session, name: str, *, by: int | None = None) -> bool:
     """Whether the lock `name` is held by the server's process `by`, or else by this connection.
 
-    False where that one was lost meanwhile.
+    Raises `LostConnectionError`.
     """
-    try:
-        with session.transaction(_LIMITS) as transaction:
-            (held,) = transaction.one(
-                sql.SQL(
-                    """
-                    select exists (
-                        select from pg_catalog.pg_locks
-                        where locktype = 'advisory' and granted and pid = {pid}
-                          and classid = {namespace}::bigint::oid and objid = {number}::bigint::oid
-                          and database = (select oid from pg_catalog.pg_database where datname = current_database())
-                    )
-                    """
-                ).format(
-                    pid=sql.Literal(by or session.backend_pid),
-                    namespace=sql.Literal(_NAMESPACE % 2**32),
-                    number=sql.Literal(_number(name) % 2**32),
+    with session.transaction(_LIMITS) as transaction:
+        (held,) = transaction.one(
+            sql.SQL(
+                """
+                select exists (
+                    select from pg_catalog.pg_locks
+                    where locktype = 'advisory' and granted and pid = {pid}
+                      and classid = {namespace}::bigint::oid and objid = {number}::bigint::oid
+                      and database = (select oid from pg_catalog.pg_database where datname = current_database())
                 )
+                """
+            ).format(
+                pid=sql.Literal(by or session.backend_pid),
+                namespace=sql.Literal(_NAMESPACE % 2**32),
+                number=sql.Literal(_number(name) % 2**32),
             )
-    except LostConnectionError:
-        return False
+        )
     return bool(held)
 
 

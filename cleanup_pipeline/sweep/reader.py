@@ -62,7 +62,8 @@ class CandidatesLostError(Exception):
 class Reader:
     """Reads at a pace, and brings the session back after a loss.
 
-    `relock` is called after each reconnect, to take again what the old connection held.
+    `relock` is called after each reconnect, to take again what the old connection held; then `after_reconnect`, before
+    anything else is done.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Reader:
         self._stop = stop
         self._relock = relock
         self._may_reconnect = reconnects
+        self.after_reconnect: Callable[[], None] = lambda: None
         self._reconnects = 0
         self._judged_in = 0
 
@@ -264,6 +266,7 @@ class Reader:
                 raise FailedError(f"{lost} It did not come back within a minute.") from None
             try:
                 self._relock()
+                self.after_reconnect()
             except LostConnectionError as again:
                 lost = again
             else:

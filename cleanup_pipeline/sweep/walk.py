@@ -6,7 +6,7 @@ where windows change nothing: what a window costs whatever its size is then spar
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from cleanup_pipeline.postgres import Transaction
 from cleanup_pipeline.sweep.catalog import Leaf
@@ -210,7 +210,7 @@ class Walk:
             return
 
 
-def write_windows(work: Work, leaf: Leaf, sections: Sections) -> Iterator[None]:
+def write_windows(work: Work, leaf: Leaf, sections: Sections) -> Generator[None, None, None]:
     """Clean `leaf` on a walk, window by window. What it leaves of a section, however it ends, is given back."""
     walk = Walk(leaf, sections, work.statements, work.reader, work.options.pace)
     try:

@@ -150,13 +150,14 @@ class Writer:
     def take_over(self, other: "Writer") -> None:
         """Keep in mind what another has left undone."""
         self.leftovers.locked += other.leftovers.locked
-        self.leftovers.spoilt += other.leftovers.spoilt
+        for leaf, row in other.leftovers.spoilt:
+            self.leftovers.note_spoilt(leaf, row)
         self.why_spoilt = self.why_spoilt or other.why_spoilt
 
     def settle(self, other: "Writer", lost: CommitInDoubtError) -> None:
         """Count the window that another has lost during its commit, if it was committed.
 
-        Raises `FailedError` where that can't be told.
+        Raises `FailedError` or `InterruptedSweepError` where that can't be told.
         """
         if self._reader.was_committed(lost):
             self._count(*other._in_doubt)

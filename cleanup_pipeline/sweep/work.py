@@ -79,6 +79,7 @@ class Work:
         self.held_back: str | None = None  # by whom
         self.gathers = False  # whether there is a temporary table
         self.can_be_shared = True  # until a second connection was lost
+        self.second_walk: threading.Thread | None = None
 
     # Sharing the work with a thread beside.
 

@@ -28,8 +28,9 @@ from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline.sweep.walk import Sections, write_windows
 from cleanup_pipeline.sweep.window import Budget, Writer
 from cleanup_pipeline.sweep.work import Work
-from cleanup_pipeline_tests.databases import name_of
+from cleanup_pipeline_tests.databases import fresh_database, name_of
 from cleanup_pipeline_tests.oracle import Tables, expected, snapshot
+from cleanup_pipeline_tests.servers import server
 from cleanup_pipeline_tests.sweep.steps import (
     LARGE_SHARED,
     NOW,
@@ -43,7 +44,7 @@ from cleanup_pipeline_tests.sweep.steps import (
     sweep,
     wait_until,
 )
-from cleanup_pipeline_tests.sweep.wire import wire
+from cleanup_pipeline_tests.sweep.wire import BreaksAtCommits, Fault, Then, laid, wire
 
 App = Connection[Any]
 FIRST, SECOND = "the first", "the second"
@@ -63,6 +64,13 @@ def want(app: App) -> Tables:
     plant(app, 400, NOW)
     app.execute("drop index after_hours_sessions_active_expiry")
     return expected(app, NOW)
+
+
+def plant_many(app: App) -> None:
+    """The same on a server of a test's own, with more rows a page."""
+    create_tables(app)
+    plant(app, 2_000, NOW)
+    app.execute("drop index after_hours_sessions_active_expiry")
 
 
 def rows_of(tables: Tables) -> Any:
@@ -199,7 +207,7 @@ def test_where_the_server_admits_no_second_connection_the_first_walks_alone(
         result = sweep(psycopg.conninfo.make_conninfo(database, user=role), EXPIRED_SESSIONS, pace=SHARED)
         assert (result.status, result.remaining) == (Status.SUCCESS, 0), result.error
         assert not windows.by[SECOND]
-        assert any("One connection went on alone" in note and "connection limit" in note for note in result.notes)
+        assert any("the first went on alone" in note and "connection limit" in note for note in result.notes)
         assert "two connections" not in (result.access or "")
     finally:
         app.execute(sql.SQL("drop owned by {}; drop role {}").format(sql.Identifier(role), sql.Identifier(role)))
@@ -221,9 +229,7 @@ def test_a_second_connection_that_leads_to_another_server_writes_nothing(
 
 def test_nothing_is_looked_for_again_after_two_have_walked_and_nobody_else_has_written() -> None:
     with embedded_server(durable=False) as alone, psycopg.connect(alone.url(), autocommit=True) as app:
-        create_tables(app)
-        plant(app, 2_000, NOW)
-        app.execute("drop index after_hours_sessions_active_expiry")
+        plant_many(app)
 
         def looked() -> bool:
             app.execute("update after_hours_sessions set ended_at = null, expires_at = expires_at - interval '8 days'")
@@ -271,16 +277,14 @@ def test_whichever_connection_is_lost_nothing_is_lost_with_it(
     assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, due, 0), result.error
     assert rows_of(snapshot(app)) == rows_of(want)
     assert windows.by[SECOND]
-    assert any("One connection went on alone" in note for note in result.notes)
+    assert any("the first went on alone" in note for note in result.notes)
 
 
 def test_what_a_worker_leaves_of_its_section_is_done_although_nobody_else_has_written(
     windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with embedded_server(durable=False) as alone, psycopg.connect(alone.url(), autocommit=True) as app:
-        create_tables(app)
-        plant(app, 2_000, NOW)
-        app.execute("drop index after_hours_sessions_active_expiry")
+        plant_many(app)
         app.execute("alter system set autovacuum = off")
         app.execute("select pg_reload_conf()")
         want = expected(app, NOW)
@@ -378,9 +382,62 @@ def test_a_commit_that_was_in_doubt_when_the_sweep_was_interrupted_is_settled_or
     assert result.affected == gone if known else result.affected < gone
 
 
-def second_walks() -> bool:
-    """Whether there is a second walk at work."""
-    return any(thread.name.endswith("second walk") for thread in threading.enumerate())
+def test_an_id_that_a_crashed_server_gives_out_again_is_not_taken_for_that_of_the_lost_commit(
+    windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server(18) as own, fresh_database(own.url) as url, connected(url) as app:
+        plant_many(app)
+        before, want = snapshot(app), expected(app, NOW)
+        app.execute("alter system set wal_writer_delay = '10s'")  # nothing of the lost one is to reach the disk
+        app.execute("select pg_reload_conf()")
+        crashed = threading.Event()
+
+        def crash() -> None:
+            own.crash()
+            own.start()
+            crashed.set()
+
+        windows.before = {
+            FIRST: lambda: len(windows.by[FIRST]) < 2 or crashed.wait(PATIENCE_S),
+            SECOND: lambda: windows.wait_for(FIRST, 2),
+        }
+        with laid(BreaksAtCommits(own.url, "before", strike=crash)) as broken, second_by(broken.url(url), monkeypatch):
+            result = sweep(url, EXPIRED_SESSIONS, pace=SHARED)
+        with connected(url) as again:
+            after = snapshot(again)
+    assert crashed.is_set()
+    assert (result.status, result.remaining) == (Status.SUCCESS, 0), result.error
+    assert result.affected == (rows_of(before) - rows_of(after)).total()
+    assert rows_of(after) == rows_of(want)
+
+
+@pytest.mark.parametrize("messages", [25, 32])
+def test_a_second_connection_that_falls_silent_is_given_up_and_its_work_done(
+    app: App,
+    server_url: str,
+    database: str,
+    want: Tables,
+    windows: Windows,
+    monkeypatch: pytest.MonkeyPatch,
+    messages: int,
+) -> None:
+    monkeypatch.setattr("cleanup_pipeline.sweep.worker._PATIENCE_S", 0.1)
+    due = (rows_of(snapshot(app)) - rows_of(want)).total()
+    windows.once(FIRST, 1, lambda: None)
+    with (
+        laid(Fault(server_url, messages, "before", lambda: Then.SWALLOW)) as silent,
+        second_by(silent.url(database), monkeypatch),
+    ):
+        result = sweep(database, EXPIRED_SESSIONS, pace=SHARED)
+        assert silent.struck.is_set()
+    assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, due, 0), result.error
+    assert rows_of(snapshot(app)) == rows_of(want)
+    assert any("the first went on alone" in note for note in result.notes)
+
+
+def second_walks() -> int:
+    """How many second walks there are at work."""
+    return sum(thread.name.endswith("second walk") for thread in threading.enumerate())
 
 
 def test_a_second_connection_that_does_not_come_up_is_not_waited_for(
@@ -391,7 +448,7 @@ def test_a_second_connection_that_does_not_come_up_is_not_waited_for(
         url = f"postgresql://somebody@127.0.0.1:{silent.getsockname()[1]}/nothing"
         with second_by(url, monkeypatch):
             result = sweep(database, EXPIRED_SESSIONS, pace=SHARED)
-        assert second_walks(), "it still tries"
+            assert second_walks() == 1, "it still tries"
     wait_until(lambda: not second_walks(), "the second to be refused")
     assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, due, 0)
     assert not windows.by[SECOND]

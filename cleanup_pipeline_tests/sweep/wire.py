@@ -107,13 +107,20 @@ class Link:
 
 
 class BreaksAtCommits(Wire):
-    """Breaks where a transaction that writes to a table is committed, `times` times.
+    """Breaks where a transaction that writes to a table is committed, `times` times, and does `strike` then.
 
     `at` says when: before the server has heard of the commit, or after it has carried it out and before we hear of it.
     """
 
-    def __init__(self, server_url: str, at: Literal["before", "after"], times: int = 1) -> None:
+    def __init__(
+        self,
+        server_url: str,
+        at: Literal["before", "after"],
+        times: int = 1,
+        strike: Callable[[], object] = lambda: None,
+    ) -> None:
         self._at = at
+        self._strike = strike
         self._committing: Link | None = None
         self.breaks_left = times
         super().__init__(server_url)
@@ -124,12 +131,16 @@ class BreaksAtCommits(Wire):
             return Then.PASS
         self.breaks_left -= 1
         if self._at == "before":
+            self._strike()
             return Then.BREAK
         self._committing = link
         return Then.PASS
 
     def answer(self, link: Link) -> Then:
-        return Then.BREAK if link is self._committing else Then.PASS
+        if link is not self._committing:
+            return Then.PASS
+        self._strike()
+        return Then.BREAK
 
 
 class Fault(Wire):
