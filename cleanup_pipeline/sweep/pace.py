@@ -29,7 +29,7 @@ class Pace:
 # and to end a transaction takes another millisecond after a rest, in which nobody works: slices that counted it, and
 # rested for it, took twice as long.
 DEFAULT = Pace("default", window_s=0.0007, slice_s=0.001, rest=4.0, snapshot_s=1.0)
-# On two connections closing sessions took 0.62 of what it takes on one; to delete they won nothing. Less than 4 MB are
+# On two connections closing sessions took 0.6 of what it takes on one; to delete they won nothing. Less than 4 MB are
 # not worth the connecting. Longer windows are no faster.
 FULL_SPEED = Pace("full speed", window_s=0.07, slice_s=30.0, rest=0.0, snapshot_s=30.0, shared_from=512)
 

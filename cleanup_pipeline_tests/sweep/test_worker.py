@@ -28,6 +28,7 @@ from cleanup_pipeline.sweep.sweep import Sweep
 from cleanup_pipeline.sweep.walk import Sections, write_windows
 from cleanup_pipeline.sweep.window import Budget, Writer
 from cleanup_pipeline.sweep.work import Work
+from cleanup_pipeline.sweep.worker import worth_sharing
 from cleanup_pipeline_tests.databases import fresh_database, name_of
 from cleanup_pipeline_tests.oracle import Tables, expected, snapshot
 from cleanup_pipeline_tests.servers import server
@@ -48,6 +49,7 @@ from cleanup_pipeline_tests.sweep.wire import BreaksAtCommits, Fault, Then, laid
 
 App = Connection[Any]
 FIRST, SECOND = "the first", "the second"
+MANY_PAGES = 100_000
 
 
 @pytest.fixture(autouse=True)
@@ -422,6 +424,7 @@ def test_a_second_connection_that_falls_silent_is_given_up_and_its_work_done(
     messages: int,
 ) -> None:
     monkeypatch.setattr("cleanup_pipeline.sweep.worker._PATIENCE_S", 0.1)
+    monkeypatch.setattr("cleanup_pipeline.postgres._SILENCE_S", 3600.0)
     due = (rows_of(snapshot(app)) - rows_of(want)).total()
     windows.once(FIRST, 1, lambda: None)
     with (
@@ -446,10 +449,14 @@ def test_a_second_connection_that_does_not_come_up_is_not_waited_for(
     due = (rows_of(snapshot(app)) - rows_of(want)).total()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://somebody@127.0.0.1:{silent.getsockname()[1]}/nothing"
-        with second_by(url, monkeypatch):
-            result = sweep(database, EXPIRED_SESSIONS, pace=SHARED)
+        with second_by(url, monkeypatch), session_on(database) as session:
+            swept = Sweep(EXPIRED_SESSIONS, session, options(pace=SHARED))
+            result = finish(swept)
             assert second_walks() == 1, "it still tries"
+            assert swept._work is not None
+            assert not worth_sharing(swept._work, MANY_PAGES), "no other is started beside it"
     wait_until(lambda: not second_walks(), "the second to be refused")
+    assert worth_sharing(swept._work, MANY_PAGES)
     assert (result.status, result.affected, result.remaining) == (Status.SUCCESS, due, 0)
     assert not windows.by[SECOND]
     assert "two connections" not in (result.access or "")
@@ -500,7 +507,7 @@ def test_a_sweep_that_is_given_up_leaves_nobody_at_work(app: App, database: str,
         steps = iter(swept)
         while next(steps).stage != "windows":
             pass
-        steps.close()  # type: ignore[attr-defined]
+        steps.close()  # type: ignore[attr-defined]  # a generator
         assert not second_of(session).alive
     gone = rows_of(before) - rows_of(snapshot(app))
     assert swept.result.affected == gone.total()
