@@ -48,6 +48,7 @@ def write_together(work: Work, leaf: Leaf, sections: Sections) -> Iterator[None]
             worker.check()
             yield
         yield from worker.until_it_ends()
+    yield  # the second may have ended after the first's last step
     yield from write_windows(work, leaf, sections)
 
 
